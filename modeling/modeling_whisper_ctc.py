@@ -1,0 +1,90 @@
+"""A Whisper trained with an auxiliary CTC branch, for bases small enough to train from scratch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.whisper.modeling_whisper import WhisperModel, WhisperPreTrainedModel
+
+from .whisper_decoder import LengthAwareWhisperDecoder, SpeechToTextGenerationMixin
+from .whisper_encoder import LengthAwareWhisperEncoder, masked_mean_pool, subsample_mask
+
+
+@dataclass
+class WhisperCTCOutput(Seq2SeqLMOutput):
+    """`ctc_logits`: `(batch, frames, vocabulary)` at 25 Hz; `frame_mask`: `(batch, frames)`, True on real frames."""
+
+    ctc_logits: torch.FloatTensor | None = None
+    frame_mask: torch.BoolTensor | None = None
+
+
+class WhisperForJointCTC(SpeechToTextGenerationMixin, WhisperPreTrainedModel):
+    """
+    Whisper on real lengths with a CTC head on its encoder (hybrid CTC/attention, Watanabe et al., 2017).
+
+    Attention alone does not learn to align from minutes of speech; with CTC pulling the encoder it does. The weights
+    other than `ctc_head` are a plain Whisper's: `save_whisper` writes them as one.
+    """
+
+    _tied_weights_keys = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = WhisperModel(config)
+        self.model.encoder = LengthAwareWhisperEncoder(config)
+        self.model.decoder = LengthAwareWhisperDecoder(config)
+        self.proj_out = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.ctc_head = nn.Linear(config.d_model, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.proj_out
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.decoder.embed_tokens
+
+    def encode_speech(self, input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+        """States `(batch, frames, dim)` at 50 Hz of features `(batch, mel bins, mel frames)`."""
+        return self.model.encoder(input_features, attention_mask)
+
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values=None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> WhisperCTCOutput:
+        """Arguments as in `StableTokenForConditionalGeneration.forward`, without the noisy view and without a loss."""
+        if encoder_outputs is None:
+            encoder_outputs = self.encode_speech(input_features, attention_mask)
+        states = encoder_outputs.last_hidden_state
+        mask = subsample_mask(attention_mask.bool(), 2)
+        ctc_logits = frame_mask = None
+        if labels is not None:
+            pooled, frame_mask = masked_mean_pool(states, mask, 2)
+            ctc_logits = self.ctc_head(pooled)
+            decoder_input_ids = self.shift_labels(labels)
+        decoded = self.model.decoder(
+            decoder_input_ids, states, mask, past_key_values=past_key_values, use_cache=use_cache
+        )
+        return WhisperCTCOutput(
+            logits=self.proj_out(decoded.last_hidden_state),
+            past_key_values=decoded.past_key_values,
+            encoder_last_hidden_state=states,
+            ctc_logits=ctc_logits,
+            frame_mask=frame_mask,
+        )
+
+    def save_whisper(self, folder: str):
+        """Write everything but the CTC head as a plain `WhisperForConditionalGeneration`."""
+        whisper = WhisperForConditionalGeneration(self.config)
+        weights = {name: value for name, value in self.state_dict().items() if not name.startswith("ctc_head")}
+        whisper.load_state_dict(weights)
+        whisper.generation_config = self.generation_config
+        whisper.save_pretrained(folder)

@@ -1,0 +1,74 @@
+"""Whisper's decoder over masked speech states, and text generation for the models that end in it."""
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperDecoderLayer, shift_tokens_right
+
+
+class MaskedWhisperDecoderLayer(WhisperDecoderLayer):
+    """A decoder layer whose cross-attention sees real speech frames only."""
+
+    def forward(self, *args, cross_attention_bias: Tensor | None = None, **kwargs) -> Tensor:
+        """`cross_attention_bias` replaces the mask that `WhisperDecoder` always leaves out."""
+        return super().forward(*args, **{**kwargs, "encoder_attention_mask": cross_attention_bias})
+
+
+class LengthAwareWhisperDecoder(WhisperDecoder):
+    """`WhisperDecoder` with the same weights that ignores padded speech frames."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = nn.ModuleList(MaskedWhisperDecoderLayer(config, i) for i in range(config.decoder_layers))
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_mask: Tensor, **kwargs
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """
+        input_ids: `(batch, tokens)`; encoder_hidden_states: `(batch, frames, dim)`; encoder_mask: `(batch, frames)`,
+        True on real frames.
+        """
+        queries = self.embed_tokens(input_ids)
+        bias = create_bidirectional_mask(
+            self.config, queries, encoder_mask, encoder_hidden_states=encoder_hidden_states
+        )
+        return super().forward(
+            input_ids=input_ids, encoder_hidden_states=encoder_hidden_states, cross_attention_bias=bias, **kwargs
+        )
+
+
+class SpeechToTextGenerationMixin(GenerationMixin):
+    """
+    `generate` for a model with `encode_speech(input_features, attention_mask) -> BaseModelOutput`, a
+    `LengthAwareWhisperDecoder` named `decoder`, and a head `proj_out`.
+
+    Whisper's own `generate` pads to 30 s and looks for timestamps; the plain one does neither.
+    """
+
+    def generate(self, input_features: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs):
+        """
+        Transcribe: ids `(batch, tokens)` from features `(batch, mel bins, mel frames)` and their mask.
+
+        Everything else is `GenerationMixin.generate`'s: beams, sampling, `decoder_input_ids` as a prompt.
+        """
+        if "encoder_outputs" not in kwargs:
+            with torch.no_grad():
+                speech = self.encode_speech(input_features, attention_mask)
+            kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=speech.last_hidden_state)
+        return super().generate(attention_mask=attention_mask, **kwargs)
+
+    def shift_labels(self, labels: Tensor) -> Tensor:
+        """
+        Decoder inputs `(batch, tokens)` for `labels` (-100 on padding).
+
+        Raises:
+            ValueError: labels longer than the decoder's position table.
+        """
+        if labels.shape[1] > self.config.max_target_positions:
+            raise ValueError(
+                f"labels have {labels.shape[1]} tokens, the decoder has {self.config.max_target_positions} positions."
+            )
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)

@@ -1,0 +1,1 @@
+"""From audio and text to tensors and back: features, corpora, perturbations, pipelines."""
