@@ -1,0 +1,149 @@
+"""Speech recognition through `pipeline("automatic-speech-recognition", model=FOLDER)`."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+from transformers import AutomaticSpeechRecognitionPipeline, GenerationConfig, PreTrainedModel
+
+
+class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
+    """
+    The stock pipeline's calls and results, for models of the suite.
+
+    What differs from the stock one, which would decode a class that it does not know as CTC, without a word:
+
+    * files are read with soundfile (wav, flac, ogg, mp3), so no FFmpeg is needed;
+    * audio longer than the model's window is cut at quiet places, and the pieces' texts are joined;
+    * `batch_size=` works on utterances of different lengths: features are computed batched, on the model's device;
+    * decoding follows the model's own generation config.
+
+    `import clearspeech` makes this class the task's entry; models whose feature extractor lacks `extract`, that is
+    all others, get the stock pipeline from it.
+    """
+
+    def __new__(cls, model: PreTrainedModel, **kwargs: Any):
+        extractor = kwargs.get("feature_extractor")
+        if extractor is None and kwargs.get("processor") is not None:
+            extractor = kwargs["processor"].feature_extractor
+        if hasattr(extractor, "extract"):
+            return super().__new__(cls)
+        return AutomaticSpeechRecognitionPipeline(model=model, **kwargs)
+
+    def __init__(self, model: PreTrainedModel, **kwargs: Any):
+        if not model.can_generate():
+            raise ValueError(
+                f"Expected a model that writes text with `generate`, got {type(model).__name__}. Load the folder with "
+                "AutoModelForSpeechSeq2Seq."
+            )
+        self.type = "seq2seq"
+        self._default_generation_config = GenerationConfig(max_length=model.config.max_target_positions)
+        # past the stock __init__, whose only further work is to guess `type` from a list of class names
+        super(AutomaticSpeechRecognitionPipeline, self).__init__(model, **kwargs)
+
+    def preprocess(self, inputs: str | Path | bytes | np.ndarray | Tensor | dict) -> Iterator[dict[str, Any]]:
+        """
+        Read, resample, check and cut one recording.
+
+        inputs: a path or URL, the bytes of a file, samples `(samples,)` at the model's rate, or a dict with
+            `sampling_rate` (Hz) and `raw` or `array`, or with `bytes` or `path` as `datasets` gives undecoded audio.
+            Channels of files are averaged.
+
+        Yields pieces: `waveforms` `(1, samples)`, `num_samples` `(1,)`, `is_last`.
+
+        Raises:
+            ValueError: a dict without these keys, a file that cannot be decoded, or audio that the feature extractor
+                refuses (several channels, integer samples, NaN, too short).
+            OSError: the file is missing.
+        """
+        waveform = self.feature_extractor.check_waveform(self._read(inputs))
+        pieces = cut_at_quiet_places(waveform, self._samples_per_window())
+        for index, piece in enumerate(pieces):
+            yield {
+                "waveforms": piece[None],
+                "num_samples": torch.tensor([len(piece)]),
+                "is_last": index == len(pieces) - 1,
+            }
+
+    def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+        input_features, attention_mask = self.feature_extractor.extract(
+            model_inputs["waveforms"], model_inputs["num_samples"]
+        )
+        tokens = self.model.generate(
+            input_features=input_features.to(self.model.dtype),
+            attention_mask=attention_mask,
+            **self._prepare_generate_kwargs(generate_kwargs),
+        )
+        return {"is_last": model_inputs["is_last"], "tokens": tokens}
+
+    def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, str]:
+        """Decode each piece `(1, text tokens)` and join the texts: `{"text": ...}`."""
+        texts = [self.tokenizer.decode(piece["tokens"][0], skip_special_tokens=True) for piece in model_outputs]
+        return {"text": " ".join(text.strip() for text in texts if text.strip())}
+
+    def _samples_per_window(self) -> int:
+        """The longest audio, in samples, whose padded features fit the encoder's position table."""
+        extractor = self.feature_extractor
+        samples_per_token = extractor.hop_length * extractor.mel_frames_per_token
+        window = self.model.config.max_source_positions * 2 * extractor.hop_length  # Whisper's convolutions halve
+        return window // samples_per_token * samples_per_token - extractor.n_fft // 2
+
+    def _read(self, inputs: str | Path | bytes | np.ndarray | Tensor | dict) -> np.ndarray | Tensor:
+        """Any accepted input as samples at the feature extractor's rate."""
+        if isinstance(inputs, dict) and inputs.keys() & {"raw", "array"} and "sampling_rate" in inputs:
+            samples = inputs["raw"] if "raw" in inputs else inputs["array"]
+            return self._resample(self.feature_extractor.check_waveform(samples).numpy(), inputs["sampling_rate"])
+        if isinstance(inputs, dict) and inputs.keys() & {"bytes", "path"}:
+            return self._read(inputs["path"] if inputs.get("bytes") is None else inputs["bytes"])
+        if isinstance(inputs, dict):
+            raise ValueError(
+                f'Got a dict with the keys {sorted(inputs)}. Pass "sampling_rate" with "raw" or "array", or a file\'s '
+                '"bytes" or "path".'
+            )
+        if isinstance(inputs, (str, Path)):
+            with fsspec.open(str(inputs), "rb") as file:
+                return self._decode(file.read(), name=str(inputs))
+        if isinstance(inputs, bytes):
+            return self._decode(inputs, name=f"{len(inputs)} bytes")
+        return inputs
+
+    def _decode(self, content: bytes, name: str) -> np.ndarray:
+        """An encoded file as mono samples; `name` is for the error."""
+        try:
+            samples, sampling_rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise ValueError(f"Cannot decode {name}: {error} Expected wav, flac, ogg or mp3.") from error
+        return self._resample(samples.mean(axis=1), sampling_rate)
+
+    def _resample(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        if sampling_rate == self.feature_extractor.sampling_rate:
+            return samples
+        return soxr.resample(samples, sampling_rate, self.feature_extractor.sampling_rate)
+
+
+def cut_at_quiet_places(waveform: Tensor, max_samples: int, frame_samples: int = 800) -> list[Tensor]:
+    """
+    Cut audio into pieces of at most `max_samples`; put end to end they are the audio again.
+
+    waveform: `(samples,)`. Each cut lies in the middle of the `frame_samples` (50 ms at 16 kHz) of lowest energy in
+    the last third of what would fit, so that words stay whole wherever there is a pause.
+    """
+    pieces = []
+    while len(waveform) > max_samples:
+        earliest = max_samples - max_samples // 3
+        frames = waveform[earliest:max_samples].unfold(0, min(frame_samples, max_samples // 3), frame_samples // 5)
+        quietest = int(frames.square().sum(dim=1).argmin())
+        cut = earliest + quietest * (frame_samples // 5) + frames.shape[1] // 2
+        pieces.append(waveform[:cut])
+        waveform = waveform[cut:]
+    return [*pieces, waveform]
+
+
+__all__ = ["SpeechRecognitionPipeline"]

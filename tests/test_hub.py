@@ -1,0 +1,142 @@
+"""Questions to published folders: they carry their source, and load where the suite cannot be imported."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import soundfile
+from transformers import AutoConfig, AutoModelForAudioTokenization, PreTrainedTokenizerFast, WhisperConfig, pipeline
+
+from clearspeech import StableTokenConfig, hub
+
+# runs in a process of its own: argument 1 is the model (folder or Hub name), 2 an audio file
+STRANGER = """
+import json, sys
+sys.modules["clearspeech"] = None  # as if it were not installed
+import soundfile
+from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization, AutoProcessor, pipeline
+model, path = sys.argv[1:]
+samples, rate = soundfile.read(path, dtype="float32")
+tokenizer = AutoModelForAudioTokenization.from_pretrained(model, trust_remote_code=True)
+extractor = AutoFeatureExtractor.from_pretrained(model, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(model, trust_remote_code=True)
+codes = tokenizer.encode(**extractor(samples, sampling_rate=rate, return_tensors="pt")).audio_codes
+transcribe = pipeline("automatic-speech-recognition", model=model, trust_remote_code=True, device="cpu")
+print(json.dumps({
+    "codes": codes.tolist(),
+    "text": transcribe(path)["text"],
+    "classes": [type(part).__name__ for part in (tokenizer, extractor, processor, transcribe.model, transcribe)],
+    "modules": sorted({type(part).__module__.split(".")[0] for part in (tokenizer, extractor, processor, transcribe)}),
+}))
+"""
+
+
+@pytest.fixture
+def published(tiny_model, tiny_processor, tmp_path):
+    return hub.publish(tiny_model, tiny_processor, tmp_path / "published", card="# A card\n")
+
+
+@pytest.fixture
+def recording(make_speech, tmp_path):
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, make_speech(40000), 16000, subtype="FLOAT")
+    return path
+
+
+def load_as_a_stranger(model: str, recording, hf_home) -> dict:
+    """What the model gives in a fresh process in which the suite cannot be imported."""
+    environment = {**os.environ, "HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    for name in ("HF_MODULES_CACHE", "HF_HUB_CACHE", "PYTHONPATH"):
+        environment.pop(name, None)
+    result = subprocess.run(
+        [sys.executable, "-c", STRANGER, model, str(recording)],
+        env=environment,
+        cwd=hf_home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def check_stranger(seen: dict, tiny_model, tiny_processor, recording, here: str):
+    samples, rate = soundfile.read(recording, dtype="float32")
+    features = tiny_processor(audio=samples, sampling_rate=rate, return_tensors="pt")
+    assert seen["codes"] == tiny_model.model.encode(**features).audio_codes.tolist()
+    assert seen["text"] == here
+    assert seen["modules"] == ["transformers_modules"]
+    assert seen["classes"] == [
+        "StableTokenModel",
+        "StableTokenFeatureExtractor",
+        "StableTokenProcessor",
+        "StableTokenForConditionalGeneration",
+        "SpeechRecognitionPipeline",
+    ]
+
+
+def test_a_published_folder_transcribes_without_the_suite(
+    published, tiny_model, tiny_processor, tiny_folder, recording, tmp_path
+):
+    here = pipeline("automatic-speech-recognition", model=str(tiny_folder), device="cpu")(str(recording))["text"]
+    home = tmp_path / "home"
+    home.mkdir()
+    seen = load_as_a_stranger(str(published), recording, home)
+    check_stranger(seen, tiny_model, tiny_processor, recording, here)
+
+
+def test_a_published_repo_in_the_hub_cache_transcribes_without_the_suite(
+    published, tiny_model, tiny_processor, tiny_folder, recording, tmp_path
+):
+    here = pipeline("automatic-speech-recognition", model=str(tiny_folder), device="cpu")(str(recording))["text"]
+    home, revision = tmp_path / "home", "0123456789abcdef0123456789abcdef01234567"
+    repo = home / "hub" / "models--someone--stable-token-tiny"
+    shutil.copytree(published, repo / "snapshots" / revision)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(revision)
+    seen = load_as_a_stranger("someone/stable-token-tiny", recording, home)
+    check_stranger(seen, tiny_model, tiny_processor, recording, here)
+
+
+def test_where_the_suite_is_imported_its_classes_win(published):
+    model = AutoModelForAudioTokenization.from_pretrained(published, trust_remote_code=True)
+    assert type(model).__module__ == "clearspeech.modeling.modeling_stable_token"
+    assert type(AutoConfig.from_pretrained(published)) is StableTokenConfig
+
+
+def test_the_pipeline_of_a_published_folder_runs_beside_the_suite(published, recording):
+    transcribe = pipeline("automatic-speech-recognition", model=str(published), trust_remote_code=True, device="cpu")
+    assert transcribe(str(recording))["text"]
+
+
+def test_the_folder_is_flat_and_imports_nothing_of_the_suite(published):
+    files = {path.name for path in published.iterdir()}
+    assert {"configuration_stable_token.py", "modeling_stable_token.py", "quantization.py", "README.md"} <= files
+    assert not [path for path in published.iterdir() if path.is_dir()]
+    for path in published.glob("*.py"):
+        assert "from .." not in path.read_text()
+    auto_map = json.loads((published / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModelForSpeechSeq2Seq"] == "modeling_stable_token.StableTokenForConditionalGeneration"
+    assert {reference.split(".")[0] + ".py" for reference in auto_map.values()} <= files
+
+
+def test_a_folder_with_a_model_is_not_overwritten(published, tiny_model, tiny_processor):
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        hub.publish(tiny_model, tiny_processor, published, card="")
+
+
+def test_classes_from_elsewhere_are_refused():
+    with pytest.raises(ValueError, match="WhisperConfig.*import clearspeech"):
+        hub.collect_sources([WhisperConfig, PreTrainedTokenizerFast])
+
+
+@pytest.mark.parametrize(
+    "line", ["from ..configuration import configuration_stable_token", "import clearspeech.hub", "from . import hub"]
+)
+def test_imports_that_a_flat_repo_cannot_follow_are_refused(monkeypatch, line):
+    monkeypatch.setattr(hub.inspect, "getsource", lambda module: f"{line}\n")
+    with pytest.raises(ValueError, match="a Hub repo is flat"):
+        hub.flatten_imports("clearspeech.modeling.quantization")

@@ -1,0 +1,179 @@
+"""Questions to the speech recognition pipeline: every kind of input, batches, long audio, other people's models."""
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from transformers import (
+    AutomaticSpeechRecognitionPipeline,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    pipeline,
+)
+
+from clearspeech.processing.pipeline_speech_recognition import SpeechRecognitionPipeline, cut_at_quiet_places
+
+
+@pytest.fixture
+def transcriber(tiny_folder) -> SpeechRecognitionPipeline:
+    return pipeline("automatic-speech-recognition", model=str(tiny_folder), device="cpu")
+
+
+@pytest.fixture
+def echo(transcriber, monkeypatch) -> SpeechRecognitionPipeline:
+    """A pipeline whose model writes one letter per token of speech, so that the text says what the model heard."""
+
+    def generate(input_features, attention_mask, **kwargs):
+        num_tokens = -(-attention_mask.sum(dim=1) // 4)
+        tokens = torch.zeros(len(num_tokens), int(num_tokens.max()), dtype=torch.long)
+        for row, count in enumerate(num_tokens):
+            tokens[row, :count] = 5
+        return tokens
+
+    monkeypatch.setattr(transcriber.model, "generate", generate)
+    return transcriber
+
+
+def test_a_checkpoint_folder_gives_the_suites_pipeline(transcriber):
+    assert isinstance(transcriber, SpeechRecognitionPipeline)
+    assert transcriber.model.__class__.__name__ == "StableTokenForConditionalGeneration"
+
+
+def test_text_is_what_generate_writes(transcriber, tiny_model, tiny_processor, make_speech):
+    speech = make_speech(9000)
+    features = tiny_processor(audio=speech, sampling_rate=16000, return_tensors="pt")
+    tokens = tiny_model.generate(**features)
+    expected = tiny_processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+    assert expected
+    assert transcriber(speech) == {"text": expected}
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_files_are_read_without_ffmpeg(echo, make_speech, tmp_path, monkeypatch, suffix):
+    monkeypatch.setenv("PATH", "")  # no ffmpeg to be found
+    path = tmp_path / f"speech.{suffix}"
+    soundfile.write(path, make_speech(16000), 16000)
+    text = echo(str(path))["text"]
+    assert 25 <= len(text) <= 28  # lossy formats pad a little
+    assert echo(path.read_bytes())["text"] == text
+    assert echo({"path": str(path), "bytes": None})["text"] == text
+
+
+def test_files_at_another_rate_and_with_two_channels_are_converted(transcriber, make_speech, tmp_path):
+    speech = soxr.resample(make_speech(8000), 16000, 44100)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([speech, speech], axis=1), 44100, subtype="FLOAT")
+    expected = transcriber({"raw": speech, "sampling_rate": 44100})
+    assert transcriber(str(tmp_path / "stereo.wav")) == expected
+    assert transcriber(soxr.resample(speech, 44100, 16000)) == expected
+
+
+def test_arrays_tensors_and_dicts_agree_and_stay_untouched(transcriber, make_speech):
+    speech = make_speech(8000)
+    expected = transcriber(speech)
+    given = {"array": speech, "sampling_rate": 16000, "path": None}
+    assert transcriber(given) == expected
+    assert given.keys() == {"array", "sampling_rate", "path"}
+    assert transcriber({"raw": speech, "sampling_rate": 16000}) == expected
+    assert transcriber(torch.from_numpy(speech)) == expected
+
+
+def test_a_batch_of_different_lengths_gives_what_each_gives_alone(transcriber, make_speech):
+    recordings = [make_speech(n, seed=n) for n in (161, 5000, 100000, 20000, 639)]
+    alone = [transcriber(recording) for recording in recordings]
+    assert transcriber(recordings) == alone
+    assert transcriber(recordings, batch_size=3) == alone
+
+
+def test_nothing_of_long_audio_is_lost_or_doubled(echo, make_speech):
+    num_samples = 40 * 6400 + 77  # 16 s through a window of 2 s
+    letters = echo(make_speech(num_samples))["text"].split(" ")
+    assert len(letters) >= 9
+    whole_tokens = -(-num_samples // 640)
+    assert whole_tokens <= len("".join(letters)) <= whole_tokens + len(letters) - 1  # each cut may split one token
+
+
+@pytest.mark.parametrize("num_samples", [31800, 31801])
+def test_every_piece_fits_the_models_window(transcriber, make_speech, num_samples):
+    """The tiny model's table has 100 positions of 20 ms: 32000 samples, of which 200 are the silence behind."""
+    assert transcriber._samples_per_window() == 31800
+    pieces = list(transcriber.preprocess(make_speech(num_samples)))
+    assert [piece["is_last"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert len(pieces) == 1 + (num_samples > 31800)
+    transcriber(make_speech(num_samples))
+
+
+def test_cuts_fall_into_pauses_and_pieces_add_up():
+    speech = torch.ones(100000)
+    speech[25000:26500] = 0.01  # the only pause in the last third of 30000
+    speech[5000:6000] = 0.0  # quieter still, but would waste the window
+    pieces = cut_at_quiet_places(speech, 30000)
+    assert 25000 < len(pieces[0]) < 26500
+    assert all(len(piece) <= 30000 for piece in pieces)
+    assert torch.equal(torch.cat(pieces), speech)
+
+
+def test_generation_arguments_reach_the_model(transcriber, make_speech):
+    speech = make_speech(8000)
+    assert len(transcriber(speech, generate_kwargs={"max_new_tokens": 3})["text"]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (np.zeros((2, 16000), dtype=np.float32), "mono"),
+        (np.zeros(16000, dtype=np.int16), "floating-point"),
+        ({"raw": np.zeros(16000, dtype=np.int16), "sampling_rate": 44100}, "floating-point"),
+        (np.full(16000, np.nan, dtype=np.float32), "NaN"),
+        (np.zeros(100, dtype=np.float32), "at least one hop"),
+        ({"array": np.zeros(16000, dtype=np.float32)}, "sampling_rate"),
+    ],
+)
+def test_bad_audio_is_refused(transcriber, audio, message):
+    with pytest.raises(ValueError, match=message):
+        transcriber(audio)
+
+
+def test_missing_and_corrupt_files_are_named(transcriber, tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing.wav"):
+        transcriber(str(tmp_path / "missing.wav"))
+    (tmp_path / "corrupt.wav").write_bytes(b"not audio")
+    with pytest.raises(ValueError, match="corrupt.wav"):
+        transcriber(str(tmp_path / "corrupt.wav"))
+
+
+def test_other_models_get_the_stock_pipeline(tokenizer):
+    whisper = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=30,
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=0,
+            decoder_start_token_id=1,
+        )
+    )
+    stock = pipeline(
+        "automatic-speech-recognition",
+        model=whisper,
+        tokenizer=tokenizer,
+        feature_extractor=WhisperFeatureExtractor(),
+        device="cpu",
+    )
+    assert type(stock) is AutomaticSpeechRecognitionPipeline
+    assert stock.type == "seq2seq_whisper"
+
+
+def test_a_tokenizer_without_text_is_refused(tiny_model, tiny_processor):
+    with pytest.raises(ValueError, match="writes text.*StableTokenModel"):
+        SpeechRecognitionPipeline(
+            model=tiny_model.model,
+            tokenizer=tiny_processor.tokenizer,
+            feature_extractor=tiny_processor.feature_extractor,
+            device="cpu",
+        )
