@@ -1,0 +1,81 @@
+"""Decoding of audio files to the one waveform format of the suite: float32, mono, 16 kHz."""
+
+import io
+import logging
+from collections.abc import Iterable, Iterator
+
+import fsspec
+import numpy as np
+import soundfile
+import soxr
+
+logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16000  # Hz
+AUDIO_COLUMNS = ("audio", "clean_audio")
+
+
+class UnreadableAudioError(ValueError):
+    """A missing, undecodable or empty audio file, or one with NaN or infinite samples; the message names it."""
+
+
+def resample(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Bring `(samples,)` float32 from `sampling_rate` (Hz) to 16 kHz with soxr."""
+    if sampling_rate == SAMPLING_RATE:
+        return waveform
+    return soxr.resample(waveform, sampling_rate, SAMPLING_RATE)
+
+
+def read_audio(audio: dict, corpus: str) -> np.ndarray:
+    """
+    Decode one cell of an `Audio(decode=False)` column: channels averaged, resampled to 16 kHz.
+
+    audio: `{"bytes": encoded file or None, "path": file name, local path or URL}`; corpus: named in errors.
+    Returns `(samples,)` float32 in [-1, 1]. Raises `UnreadableAudioError`.
+    """
+    name = f"audio file {audio['path'] or '(unnamed)'} of corpus {corpus}"
+    try:
+        samples, sampling_rate = _decode(audio)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise UnreadableAudioError(f"cannot read {name}: {error}") from error
+    if samples.size == 0:
+        raise UnreadableAudioError(f"{name} holds no samples")
+    if not np.isfinite(samples).all():
+        raise UnreadableAudioError(f"{name} holds NaN or infinite samples")
+    return resample(samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0], sampling_rate)
+
+
+def _decode(audio: dict) -> tuple[np.ndarray, int]:
+    """`(samples, channels)` float32 and the sampling rate (Hz)."""
+    if audio["bytes"] is not None:
+        file = io.BytesIO(audio["bytes"])
+    elif "://" in audio["path"]:  # a streamed repository of separate files
+        with fsspec.open(audio["path"], "rb") as remote:
+            file = io.BytesIO(remote.read())
+    else:
+        file = audio["path"]
+    return soundfile.read(file, dtype="float32", always_2d=True)
+
+
+class AudioDecoder:
+    """Decodes the audio columns of rows; unreadable files raise `UnreadableAudioError`, or are skipped and counted."""
+
+    def __init__(self, corpus: str, skip: bool):
+        self.corpus = corpus
+        self.skip = skip
+        self.num_skipped = 0
+
+    def decode_rows(self, rows: Iterable[dict]) -> Iterator[dict]:
+        for row in rows:
+            try:
+                yield row | {name: read_audio(row[name], self.corpus) for name in AUDIO_COLUMNS if name in row}
+            except UnreadableAudioError as error:
+                if not self.skip:
+                    raise
+                self.num_skipped += 1
+                logger.warning("skipped unreadable file number %d: %s", self.num_skipped, error)
+
+    def decode_batch(self, batch: dict[str, list]) -> dict[str, list]:
+        """The same for columns, as `Dataset.with_transform` and `IterableDataset.map` want it."""
+        rows = list(self.decode_rows(dict(zip(batch, values)) for values in zip(*batch.values())))
+        return {name: [row[name] for row in rows] for name in batch}

@@ -1,0 +1,64 @@
+"""Corpora in folders: `<split>/metadata.csv` with audio files beside it (`audiofolder`), or `<split>.parquet`."""
+
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet
+from datasets import Dataset
+
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
+FILE_COLUMNS = {"file_name": "audio", "clean_file_name": "clean_audio"}
+
+
+def has_split(folder: str | Path, split: str) -> bool:
+    return _find_split(Path(folder), split) is not None
+
+
+def open_folder_split(folder: Path, split: str, on_error: str) -> Dataset:
+    """
+    The rows of a split with all their columns and encoded audio.
+
+    on_error: with "raise", a missing file that metadata.csv names raises FileNotFoundError; with "skip" it is left to
+    the decoder, which counts it. Raises ValueError for an unknown split.
+    """
+    path = _find_split(folder, split)
+    if path is None:
+        found = sorted(path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".parquet")
+        raise ValueError(f"corpus {folder} has no split {split!r}; it has {found or 'no split at all'}")
+    return read_parquet(path) if path.suffix == ".parquet" else _read_metadata(path, on_error)
+
+
+def read_parquet(path: Path) -> Dataset:
+    """Read a table here, not through the cache of `load_dataset`: these are small, and an edit must show at once."""
+    try:
+        return Dataset(pyarrow.parquet.read_table(path))
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _find_split(folder: Path, split: str) -> Path | None:
+    candidates = [folder / name for each in SPLIT_NAMES[split] for name in (f"{each}.parquet", each)]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _read_metadata(folder: Path, on_error: str) -> Dataset:
+    metadata = folder / "metadata.csv"
+    if not metadata.exists():
+        raise FileNotFoundError(f"{folder} has no metadata.csv; it needs one with the columns file_name and text")
+    # texts such as "12" or "null" stay texts
+    options = pyarrow.csv.ConvertOptions(strings_can_be_null=False, column_types=_all_strings(metadata))
+    columns = pyarrow.csv.read_csv(metadata, convert_options=options).to_pydict()
+    if "file_name" not in columns:
+        raise ValueError(f"{metadata} has no column file_name; it has {list(columns)}")
+    for column, ours in FILE_COLUMNS.items():
+        if column in columns:
+            paths = [folder / name for name in columns.pop(column)]
+            missing = [str(path) for path in paths if not path.exists()]
+            if missing and on_error == "raise":
+                raise FileNotFoundError(f"{len(missing)} audio files of {metadata} are missing: {missing[:5]}")
+            columns[ours] = [{"bytes": None, "path": str(path)} for path in paths]
+    return Dataset.from_dict(columns)
+
+
+def _all_strings(metadata: Path) -> dict[str, pyarrow.DataType]:
+    return {name: pyarrow.string() for name in pyarrow.csv.open_csv(metadata).schema.names}

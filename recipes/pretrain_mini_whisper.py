@@ -1,0 +1,111 @@
+"""
+Train a Whisper of 3.5 M parameters from scratch: the base that the mini models start from.
+
+    accelerate launch recipes/pretrain_mini_whisper.py \\
+        --dataset embedded digit_strings:../shared/data/spoken_digits ../shared/data/an4 \\
+        --output_dir runs/mini_whisper
+
+Cross-entropy alone does not align from so little speech; an auxiliary CTC loss on the encoder does.
+Hardware: two CPU cores; the pace is printed by the progress bar (about 1 s per step of 16 utterances).
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser, WhisperConfig, set_seed
+
+from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
+from clearspeech.processing.character_tokenizer import build_character_tokenizer
+from clearspeech.processing.collators import SpeechTextCollator
+from clearspeech.processing.corpora import load_corpora, load_corpus
+from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.processing_stable_token import StableTokenProcessor
+from clearspeech.processing.text_normalization import normalize_text
+from clearspeech.trainers.evaluation import transcribe
+from clearspeech.trainers.metrics import CharacterErrorRate, WordErrorRate
+from clearspeech.trainers.speech_trainer import prepare_output_folder
+from clearspeech.trainers.trainer_whisper_ctc import WhisperCTCTrainer, WhisperCTCTrainingArguments
+
+SHAPE = dict(
+    num_mel_bins=80,
+    d_model=192,
+    encoder_layers=4,
+    encoder_attention_heads=4,
+    encoder_ffn_dim=768,
+    decoder_layers=2,
+    decoder_attention_heads=4,
+    decoder_ffn_dim=768,
+    max_target_positions=256,
+    dropout=0.1,
+)
+
+
+@dataclass
+class RecipeArguments:
+    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+    evaluation_dataset: list[str] = field(default_factory=list, metadata={"help": "Corpora for the test WER."})
+    max_seconds: float = field(default=12.0, metadata={"help": "Longer training utterances are left out."})
+    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
+
+
+def build_model(tokenizer) -> WhisperForJointCTC:
+    """A random Whisper over the characters of `tokenizer`."""
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.bos_token_id,
+        begin_suppress_tokens=None,
+        **SHAPE,
+    )
+    return WhisperForJointCTC(config)
+
+
+def main():
+    recipe, args = HfArgumentParser((RecipeArguments, WhisperCTCTrainingArguments)).parse_args_into_dataclasses()
+    args.remove_unused_columns = False
+    checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
+    set_seed(args.seed)
+
+    tokenizer = build_character_tokenizer()
+    feature_extractor = StableTokenFeatureExtractor(feature_size=SHAPE["num_mel_bins"])
+    model = build_model(tokenizer)
+    train = load_corpora(recipe.dataset, "train", decoded=True)
+    limit = int(recipe.max_seconds * feature_extractor.sampling_rate)
+    num_samples = [len(row["audio"]) for row in train]
+    train = train.add_column("num_samples", num_samples)
+    train = train.select([row for row, length in enumerate(num_samples) if length <= limit])
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(train)} of {len(num_samples)} utterances")
+
+    trainer = WhisperCTCTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        data_collator=SpeechTextCollator(tokenizer, model.config.decoder_start_token_id),
+        feature_extractor=feature_extractor,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        model.save_whisper(args.output_dir)
+        StableTokenProcessor(feature_extractor, tokenizer).save_pretrained(args.output_dir)
+        evaluate(model, feature_extractor, tokenizer, recipe.evaluation_dataset, args.output_dir)
+
+
+def evaluate(model, feature_extractor, tokenizer, corpora: list[str], output_dir: str):
+    """Print and store WER and CER of each corpus's test split."""
+    results = {}
+    for corpus in corpora:
+        test = load_corpus(corpus, "test", decoded=True)
+        hypotheses = transcribe(model, feature_extractor, tokenizer, list(test["audio"]))
+        texts = dict(predictions=hypotheses, references=[normalize_text(text) for text in test["text"]])
+        results[corpus] = {**WordErrorRate().compute(**texts), **CharacterErrorRate().compute(**texts)}
+        print(corpus, results[corpus])
+    Path(output_dir, "evaluation.json").write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(max(torch.get_num_threads(), 1))
+    main()

@@ -1,0 +1,138 @@
+"""Running a model over a corpus: transcripts, tokens, and both under noise."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from ..processing.perturbation import EVALUATION_PERTURBATIONS, Perturber, utterance_seed
+from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate, vote_statistics
+
+SAMPLING_RATE = 16000
+
+
+def feature_batches(
+    waveforms: list, feature_extractor: StableTokenFeatureExtractor, device: torch.device, batch_size: int, title: str
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """
+    Batches of similar length, with a progress bar: the rows' positions in `waveforms`, and their features.
+
+    waveforms: float arrays `(samples,)` at 16 kHz.
+    """
+    order = sorted(range(len(waveforms)), key=lambda row: len(waveforms[row]))
+    for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False):
+        rows = order[first : first + batch_size]
+        features = feature_extractor(
+            [waveforms[row] for row in rows], sampling_rate=SAMPLING_RATE, return_tensors="pt", device=device
+        )
+        yield rows, features.to(device)
+
+
+@torch.no_grad()
+def transcribe(
+    model: PreTrainedModel,
+    feature_extractor: StableTokenFeatureExtractor,
+    tokenizer: PreTrainedTokenizerBase,
+    waveforms: list,
+    batch_size: int = 32,
+) -> list[str]:
+    """Greedy transcripts of `waveforms` (16 kHz, each within the model's position table), in their order."""
+    was_training = model.training
+    model.eval()
+    texts = [""] * len(waveforms)
+    batches = feature_batches(waveforms, feature_extractor, model.device, batch_size, "transcribe")
+    for rows, features in batches:
+        limit = model.config.max_target_positions - 1
+        ids = model.generate(**features, num_beams=1, do_sample=False, max_new_tokens=limit)
+        for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+            texts[row] = text
+    model.train(was_training)
+    return texts
+
+
+@dataclass
+class Tokens:
+    """Per utterance: `codes` `(frames,)` int64 and `votes` `(frames, bits)` in [-1, 1]."""
+
+    codes: list[Tensor]
+    votes: list[Tensor]
+
+
+@torch.no_grad()
+def tokenize(
+    model: PreTrainedModel, feature_extractor: StableTokenFeatureExtractor, waveforms: list, batch_size: int = 32
+) -> Tokens:
+    """Tokens of `waveforms` (16 kHz, any length) by a tokenizer with `encode`, in their order."""
+    was_training = model.training
+    model.eval()
+    tokens = Tokens([None] * len(waveforms), [None] * len(waveforms))
+    for rows, features in feature_batches(waveforms, feature_extractor, model.device, batch_size, "tokenize"):
+        output = model.encode(**features)
+        for index, row in enumerate(rows):
+            real = output.attention_mask[index]
+            tokens.codes[row] = output.audio_codes[index, real].cpu()
+            tokens.votes[row] = output.votes[index, real].float().cpu()
+    model.train(was_training)
+    return tokens
+
+
+def perturbed_views(waveforms: list, noise: dict[str, list]) -> Iterator[tuple[str, list]]:
+    """
+    The conditions of StableToken's Table 13 in turn: name and perturbed waveforms, seeded per utterance.
+
+    noise: waveforms of real noise for the conditions `real` and `real_ood`; a condition without is left out.
+    """
+    for perturbation in EVALUATION_PERTURBATIONS:
+        clips = noise.get(perturbation.name)
+        if perturbation.kind == "real" and not clips:
+            continue
+        perturber = Perturber([perturbation], clips)
+        views = []
+        for waveform in waveforms:
+            waveform = torch.as_tensor(waveform)
+            views.append(perturber.perturb(waveform, utterance_seed(waveform))[0].numpy())
+        yield perturbation.name, views
+
+
+def noise_table(
+    tokenizer_model: PreTrainedModel,
+    feature_extractor: StableTokenFeatureExtractor,
+    waveforms: list,
+    noise: dict[str, list],
+    recognizer: PreTrainedModel | None = None,
+    text_tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: list[str] | None = None,
+    wer_conditions: Iterable[str] = ("clean", "real"),
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """
+    Table 4's columns for one corpus, in percent: `ued/<condition>`, `ued_mean`, and with a recognizer `wer` (clean) and
+    `wer/<condition>`; beside them the codebook's usage on clean speech and the share of unanimous bits.
+
+    waveforms: `(samples,)` at 16 kHz; noise: see `perturbed_views`; texts: references of the same length.
+    """
+    def word_error_rate(views: list) -> float:
+        predictions = transcribe(recognizer, feature_extractor, text_tokenizer, views, batch_size)
+        return WordErrorRate().compute(predictions=predictions, references=texts)["wer"]
+
+    clean = tokenize(tokenizer_model, feature_extractor, waveforms, batch_size)
+    clean_codes = [codes.tolist() for codes in clean.codes]
+    votes = vote_statistics(torch.cat(clean.votes))
+    usage = CodebookUsage().compute(predictions=clean_codes, codebook_size=tokenizer_model.config.codebook_size)
+    table = {**usage, "vote_margin": votes["vote_margin"], "unanimous_bits": votes["unanimous_bits"]}
+    if recognizer is not None and "clean" in wer_conditions:
+        table["wer"] = word_error_rate(waveforms)
+    distances = []
+    for condition, views in perturbed_views(waveforms, noise):
+        noisy = tokenize(tokenizer_model, feature_extractor, views, batch_size)
+        codes = [codes.tolist() for codes in noisy.codes]
+        distances.append(UnitEditDistance().compute(predictions=codes, references=clean_codes)["ued"])
+        table[f"ued/{condition}"] = distances[-1]
+        if recognizer is not None and condition in wer_conditions:
+            table[f"wer/{condition}"] = word_error_rate(views)
+    table["ued_mean"] = sum(distances) / len(distances)
+    return table

@@ -1,0 +1,129 @@
+"""Losses: functions on tensors that return a scalar."""
+
+import torch
+import torch.distributed.nn.functional
+from torch import Tensor, nn
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, num_labels: Tensor | int | None = None) -> Tensor:
+    """
+    Recognizer's cross-entropy in nats per label.
+
+    logits: `(batch, tokens, vocabulary)`; labels: `(batch, tokens)`, -100 on padding; num_labels: divisor of the sum,
+    the labels of this batch when None.
+    """
+    total = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+    return total / (labels.ne(-100).sum() if num_labels is None else num_labels)
+
+
+def ctc_loss(
+    logits: Tensor, frame_mask: Tensor, labels: Tensor, blank_id: int, num_labels: Tensor | int | None = None
+) -> Tensor:
+    """
+    Connectionist temporal classification in nats per label (Graves et al., 2006).
+
+    logits: `(batch, frames, vocabulary)`; frame_mask: `(batch, frames)`, True on real frames; labels: `(batch, tokens)`,
+    -100 on padding, its end tokens (`blank_id`) are dropped. Utterances with more labels than frames count as zero.
+    """
+    targets = labels.masked_fill(labels.eq(-100), blank_id)
+    log_probabilities = logits.float().log_softmax(dim=-1).transpose(0, 1)
+    total = nn.functional.ctc_loss(
+        log_probabilities,
+        targets,
+        input_lengths=frame_mask.sum(dim=1),
+        target_lengths=targets.ne(blank_id).sum(dim=1),
+        blank=blank_id,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return total / (labels.ne(-100).sum() if num_labels is None else num_labels)
+
+
+def frame_mean(values: Tensor, mask: Tensor, num_frames: Tensor | int | None = None) -> Tensor:
+    """Mean of `values` `(batch, frames)` over real frames; with `num_frames` their sum divided by that number."""
+    total = (values * mask).sum()
+    return total / (mask.sum() if num_frames is None else num_frames)
+
+
+def consensus_loss(
+    projections: Tensor,
+    mask: Tensor,
+    num_frames: Tensor | int | None = None,
+    reduction: str = "mean",
+    detach: bool = True,
+) -> Tensor:
+    """
+    Pull every voter towards the mean of all voters (StableToken, eq. 4). Unitless, mean over real frames and voters.
+
+    projections: `(voters, batch, frames, bits)` before binarization; mask: `(batch, frames)`, True on real frames.
+    reduction: over bits. The equation's squared norm is "sum"; "mean", 1 / bits of it, is what the weight 0.25 was used
+    with in the public code. detach: no gradient through the mean, so that the clean majority anchors it.
+
+    Raises:
+        ValueError: unknown reduction.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f'reduction must be "mean" or "sum"; got {reduction!r}.')
+    consensus = projections.mean(dim=0)
+    consensus = consensus.detach() if detach else consensus
+    squared_distance = (projections - consensus).pow(2).mean(dim=0)  # (batch, frames, bits)
+    per_frame = squared_distance.mean(dim=-1) if reduction == "mean" else squared_distance.sum(dim=-1)
+    return frame_mean(per_frame, mask, num_frames)
+
+
+def commitment_loss(
+    projections: Tensor, scores: Tensor, mask: Tensor, num_frames: Tensor | int | None = None
+) -> Tensor:
+    """
+    Keep the projections near the vote they led to (StableToken, eq. 5). Unitless, mean over voters, bits, real frames.
+
+    projections: `(voters, batch, frames, bits)`; scores: `(batch, frames, bits)`, the mean vote, taken as constant.
+    """
+    per_frame = (projections - scores.detach()).pow(2).mean(dim=(0, -1))
+    return frame_mean(per_frame, mask, num_frames)
+
+
+def bit_entropy(projections: Tensor, mask: Tensor, temperature: float, num_frames: Tensor | int | None = None) -> Tensor:
+    """
+    Entropy in nats of a frame's soft code assignment, mean over voters and real frames (LFQ, Yu et al., 2023).
+
+    The assignment is a softmax over all `2**bits` codes of `2 x.c / temperature`. It factorises over bits with
+    `p(bit j = 1) = sigmoid(4 x_j / temperature)`, so its entropy is the sum of the bits' own, exactly.
+    """
+    logits = 4.0 * projections / temperature
+    entropies = nn.functional.softplus(logits) - logits * logits.sigmoid()  # Bernoulli entropy from its logit
+    return frame_mean(entropies.sum(dim=-1).mean(dim=0), mask, num_frames)
+
+
+def batch_entropy(projections: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """
+    Entropy in nats of the mean code assignment over the real frames of all processes, mean over voters.
+
+    Subtracted, it spreads the codes over the codebook. With the bits split in halves, frames x (2**low + 2**high) numbers
+    replace frames x 2**bits: the mean over frames of the outer products is one matrix product. Gradients flow through
+    the sum over processes, so every process gets the gradient of the whole batch.
+
+    Not additive: the mean of micro-batches' entropies is below the entropy of their union.
+    """
+    valid = projections[:, mask]  # (voters, frames, bits)
+    probabilities = (4.0 * valid / temperature).sigmoid()
+    split = (projections.shape[-1] + 1) // 2
+    low, high = code_distribution(probabilities[..., :split]), code_distribution(probabilities[..., split:])
+    counts = sum_over_processes(high.transpose(1, 2) @ low).flatten(1)  # (voters, codes), expected uses of each code
+    distribution = counts / counts.sum(dim=-1, keepdim=True)
+    return -(distribution * distribution.clamp_min(1e-12).log()).sum(dim=-1).mean()
+
+
+def code_distribution(probabilities: Tensor) -> Tensor:
+    """`(..., 2**bits)` distribution over codes of independent bits with `p(bit = 1)` of `(..., bits)`, LSB first."""
+    distribution = torch.ones_like(probabilities[..., :1])
+    for one in probabilities.split(1, dim=-1):
+        distribution = torch.cat([distribution * (1 - one), distribution * one], dim=-1)
+    return distribution
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum of `values` over all processes of a distributed run, with gradients; `values` itself in a single process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.nn.functional.all_reduce(values)
+    return values
