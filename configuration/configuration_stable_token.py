@@ -58,6 +58,12 @@ class StableTokenConfig(WhisperConfig):
     reinject_positions: bool = True
     window_overlap: int = 250
 
+    def __post_init__(self, **kwargs):
+        if __name__.startswith("clearspeech."):  # installed: the suite's own classes win over a repository's copies
+            kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
     def validate_architecture(self):
         """Part of `@strict` validation: refuses quantizers that cannot vote or do not fit the encoder."""
         super().validate_architecture()

@@ -69,7 +69,8 @@ def load_corpus(
     on_error: "raise" at an unreadable audio file, or "skip": such files are named and counted in the log.
     streaming: `None` streams the large Hub corpora only.
     decoded: decode all files now, into a memory-mapped Arrow file of float32 (for small corpora); otherwise a file is
-    decoded when its row is read, and `on_error="skip"` reads every file once in advance.
+    decoded when its row is read, and `on_error="skip"` reads every file once in advance. To list the texts of the
+    latter, write `corpus.select_columns("text")["text"]`: without it, `datasets` decodes whole rows.
 
     Rows without text are dropped, and counted in the log.
 
@@ -267,8 +268,8 @@ def _decode(
     decoder = AudioDecoder(corpus, skip=on_error == "skip")
     if isinstance(dataset, IterableDataset):
         return dataset.map(decoder.decode_batch, batched=True, batch_size=8)
-    audio = [name for name in AUDIO_COLUMNS if name in dataset.column_names]
     if decoded:
+        audio = [name for name in AUDIO_COLUMNS if name in dataset.column_names]
         types = {name: List(Value("float32")) if name in audio else Value("string") for name in dataset.column_names}
         dataset = _write_arrow(decoder.decode_rows(dataset), Features(types))
         dataset = dataset.with_format("numpy", columns=audio, output_all_columns=True)
@@ -276,9 +277,7 @@ def _decode(
         if decoder.skip:
             rows = ({"number": number} | row for number, row in enumerate(dataset))
             dataset = dataset.select([row["number"] for row in decoder.decode_rows(rows)])
-        dataset = dataset.with_transform(
-            AudioDecoder(corpus, skip=False).decode_batch, columns=audio, output_all_columns=True
-        )
+        dataset = dataset.with_transform(AudioDecoder(corpus, skip=False).decode_batch)
     if decoder.num_skipped:
         logger.warning("%s: skipped %d unreadable files, kept %d rows", corpus, decoder.num_skipped, len(dataset))
     if len(dataset) == 0:

@@ -98,6 +98,8 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
 
         Returns `input_features` `(batch, mel bins, frames)` float32 and `attention_mask` `(batch, frames)` int64.
         """
+        num_tokens = -(-waveforms.shape[1] // (self.hop_length * self.mel_frames_per_token))
+        num_frames = num_tokens * self.mel_frames_per_token  # 30 s are 3000 frames: no token of mere padding follows
         waveforms = self._pad_to_tokens(waveforms.float(), num_samples)
         log_mel = self._log_mel(waveforms)
         frames = torch.arange(log_mel.shape[-1], device=log_mel.device)
@@ -109,7 +111,8 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
         log_mel = (torch.maximum(log_mel, loudest - 8.0) + 4.0) / 4.0
 
         attention_mask = frames * self.hop_length < num_samples  # (batch, frames)
-        return log_mel.masked_fill(~attention_mask[:, None], 0.0), attention_mask.long()
+        log_mel = log_mel.masked_fill(~attention_mask[:, None], 0.0)
+        return log_mel[..., :num_frames], attention_mask[:, :num_frames].long()
 
     def _pad_to_tokens(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """Silence behind each utterance: at least half a window, and up to a whole number of tokens."""

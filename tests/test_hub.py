@@ -107,8 +107,9 @@ def test_where_the_suite_is_imported_its_classes_win(published):
     assert type(AutoConfig.from_pretrained(published)) is StableTokenConfig
 
 
-def test_the_pipeline_of_a_published_folder_runs_beside_the_suite(published, recording):
-    transcribe = pipeline("automatic-speech-recognition", model=str(published), trust_remote_code=True, device="cpu")
+@pytest.mark.parametrize("trust", [True, None])
+def test_the_pipeline_of_a_published_folder_runs_beside_the_suite(published, recording, trust):
+    transcribe = pipeline("automatic-speech-recognition", model=str(published), trust_remote_code=trust, device="cpu")
     assert transcribe(str(recording))["text"]
 
 
