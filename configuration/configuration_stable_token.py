@@ -29,8 +29,8 @@ class StableTokenConfig(WhisperConfig):
             cuts without overlap, which loses context at the seams.
 
     Raises:
-        ValueError: even number of voters, quantizer not inside the encoder, more bits than int64 ids can be counted
-            with in memory (24), overlap not smaller than a window.
+        StrictDataclassClassValidationError (of huggingface_hub): even number of voters, quantizer not inside the
+            encoder, more bits than ids can be counted with in memory (24), overlap not smaller than a window.
     """
 
     model_type = "stable_token"

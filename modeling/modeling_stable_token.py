@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, WhisperForConditionalGeneration
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
-from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, sinusoids
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_stable_token import StableTokenConfig
 from .quantization import VotingLFQ, codes_to_bits
 from .whisper_decoder import LengthAwareWhisperDecoder, SpeechToTextGenerationMixin
-from .whisper_encoder import LengthAwareWhisperEncoder, masked_mean_pool, subsample_mask
+from .whisper_encoder import LengthAwareWhisperEncoder, SinusoidalPositions, masked_mean_pool, subsample_mask
 
 PADDING_CODE = -1  # what `encode` writes behind the end of a shorter utterance; no token has this id
 
@@ -56,6 +57,12 @@ class StableTokenPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["WhisperEncoderLayer", "MaskedWhisperDecoderLayer"]
     _supports_flash_attn = True
     _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, SinusoidalPositions):
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
 
 
 class StableTokenModel(StableTokenPreTrainedModel):
@@ -148,7 +155,8 @@ class StableTokenModel(StableTokenPreTrainedModel):
         Tokens of audio of any length, one pass when it fits the position table, else overlapping windows.
 
         Every token of a long recording comes from the window in whose middle it lies; there are exactly as many as
-        one pass would give, none lost or doubled at a seam.
+        one pass would give, none lost or doubled at a seam. Windows are laid over an utterance's own frames, so its
+        tokens do not depend on the batch it came in.
 
         Args:
             input_features, attention_mask: as in `forward`, any number of frames.
@@ -166,19 +174,27 @@ class StableTokenModel(StableTokenPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones(input_features.shape[::2], dtype=torch.bool, device=input_features.device)
         rows = [
-            self._encode_windows(features, mask, windows_per_batch)
+            self._encode_windows(features[:, : int(mask.sum())], windows_per_batch)
             for features, mask in zip(input_features, attention_mask.bool(), strict=True)
         ]
-        return StableTokenOutput(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+        padding = {"audio_codes": PADDING_CODE, "attention_mask": False}
+        return StableTokenOutput(
+            **{
+                name: nn.utils.rnn.pad_sequence([row[name] for row in rows], True, padding.get(name, 0.0))
+                for name in rows[0]
+            }
+        )
 
-    def _encode_windows(self, features: Tensor, mask: Tensor, windows_per_batch: int) -> dict[str, Tensor]:
+    def _encode_windows(self, features: Tensor, windows_per_batch: int) -> dict[str, Tensor]:
         """One recording `(mel bins, mel frames)` in overlapping windows; the pieces joined at the overlaps' middles."""
-        per_token, window = self.config.mel_frames_per_token, self.config.max_source_tokens
+        per_token = self.config.mel_frames_per_token
         total = -(-features.shape[-1] // per_token)
-        hop = window - self.config.window_overlap
+        window = min(self.config.max_source_tokens, total)
+        hop = self.config.max_source_tokens - self.config.window_overlap
         starts = list(range(0, total - window, hop)) + [total - window]  # the last window is full, too
         seams = [0] + [(start + previous + window) // 2 for previous, start in zip(starts, starts[1:])] + [total]
         missing = total * per_token - features.shape[-1]
+        mask = torch.ones(features.shape[-1], dtype=torch.bool, device=features.device)
         features, mask = nn.functional.pad(features, (0, missing)), nn.functional.pad(mask, (0, missing))
         pieces: dict[str, list[Tensor]] = {"audio_codes": [], "attention_mask": [], "votes": [], "last_hidden_state": []}
         for first in range(0, len(starts), windows_per_batch):
@@ -216,7 +232,7 @@ class StableTokenForConditionalGeneration(SpeechToTextGenerationMixin, StableTok
         super().__init__(config)
         self.model = StableTokenModel(config)
         if config.reinject_positions:
-            self.upper_positions = nn.Embedding(config.max_source_tokens, config.d_model)
+            self.upper_positions = SinusoidalPositions(config.max_source_tokens, config.d_model)
         self.upper_layers = nn.ModuleList(
             WhisperEncoderLayer(config) for _ in range(config.encoder_layers - config.quantize_position)
         )

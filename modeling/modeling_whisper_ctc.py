@@ -64,7 +64,10 @@ class WhisperForJointCTC(SpeechToTextGenerationMixin, WhisperPreTrainedModel):
         if encoder_outputs is None:
             encoder_outputs = self.encode_speech(input_features, attention_mask)
         states = encoder_outputs.last_hidden_state
-        mask = subsample_mask(attention_mask.bool(), 2)
+        if attention_mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        else:
+            mask = subsample_mask(attention_mask.bool(), 2)
         ctc_logits = frame_mask = None
         if labels is not None:
             pooled, frame_mask = masked_mean_pool(states, mask, 2)

@@ -12,8 +12,8 @@ def binarize(values: Tensor) -> Tensor:
 
 
 def straight_through(values: Tensor, quantized: Tensor) -> Tensor:
-    """`quantized` in the forward pass, the gradient of `values` in the backward pass (Bengio et al., 2013)."""
-    return values + (quantized - values).detach()
+    """`quantized` in the forward pass, to the bit; the gradient of `values` in the backward pass (Bengio et al., 2013)."""
+    return quantized.detach() + (values - values.detach())
 
 
 def bits_to_codes(bits: Tensor) -> Tensor:

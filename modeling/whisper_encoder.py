@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 
 
 def subsample_mask(mask: Tensor, stride: int) -> Tensor:
@@ -23,14 +24,18 @@ def masked_mean_pool(hidden_states: Tensor, mask: Tensor, size: int) -> tuple[Te
     hidden_states: `(batch, frames, dim)`; mask: `(batch, frames)`, True on real frames.
     Returns the pooled states `(batch, ceil(frames / size), dim)` and their mask.
     """
-    batch, frames, dim = hidden_states.shape
-    missing = -frames % size
-    mask = nn.functional.pad(mask, (0, missing))
+    missing = -hidden_states.shape[1] % size
+    if missing:  # padding by nothing would be a copy
+        hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, missing))
+        mask = nn.functional.pad(mask, (0, missing))
     weights = mask.to(hidden_states.dtype).unsqueeze(-1)
-    hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, missing)) * weights
-    sums = hidden_states.view(batch, -1, size, dim).sum(dim=2)
-    counts = weights.view(batch, -1, size, 1).sum(dim=2)
+    sums = sum(hidden_states[:, first::size] * weights[:, first::size] for first in range(size))
+    counts = sum(weights[:, first::size] for first in range(size))
     return sums / counts.clamp_min(1.0), subsample_mask(mask, size)
+
+
+class SinusoidalPositions(nn.Embedding):
+    """Whisper's position table; `_init_weights` of the models that have one fills it with sinusoids."""
 
 
 class LengthAwareWhisperEncoder(WhisperEncoder):
@@ -40,6 +45,18 @@ class LengthAwareWhisperEncoder(WhisperEncoder):
     Transformers' encoder wants exactly 30 s and ignores masks. Here padding is masked before each convolution and in
     every attention, so the states of an utterance do not depend on the batch it came in.
     """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_positions = SinusoidalPositions(config.max_source_positions, config.d_model).requires_grad_(False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        # `WhisperEncoder` fills its table here, too, but transformers asks it only for modules with weights of their own
+        super()._init_weights(module)
+        if isinstance(module, SinusoidalPositions):
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
 
     def embed(self, input_features: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """

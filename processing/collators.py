@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -34,7 +35,7 @@ class SpeechTextCollator:
     decoder_start_token_id: int
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        waveforms = [torch.as_tensor(row["audio"], dtype=torch.float32) for row in rows]
+        waveforms = [torch.from_numpy(np.array(row["audio"], dtype=np.float32)) for row in rows]  # copy: memory maps are read-only
         labels = [torch.tensor(self.encode_text(row["text"])) for row in rows]
         return {
             "waveforms": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
@@ -45,7 +46,7 @@ class SpeechTextCollator:
 
     def encode_text(self, text: str) -> list[int]:
         """Label ids of one transcript, end token included."""
-        normalized = normalize_text(text)
+        normalized = normalize_text(text) if text else ""  # a row without a transcript holds None
         if not normalized:
             raise ValueError(f"nothing is left of the transcript {text!r} after normalization.")
         ids = self.tokenizer(normalized).input_ids

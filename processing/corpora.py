@@ -5,7 +5,7 @@ Columns: `audio` (float32 mono 16 kHz, `(samples,)`), `text` (as the corpus has 
 where known `noise`, `emotion`, `clean_audio`. Sources are written `[digit_strings:]NAME[:CONFIG][@TEXT_COLUMN]`, where
 NAME is
 
-* `embedded`: the small synthetic corpus that is shipped with the suite
+* `embedded`: the small synthetic corpus that is shipped with the suite; as noise, synthetic stand-ins
 * a folder of `<split>/metadata.csv` with audio files beside it, or of `<split>.parquet` (`dev` is validation)
 * a Hub id, or a folder with a copy of a Hub repository (README.md and tables); CONFIG is its configuration
 * `digit_strings:FOLDER[:COUNT]`: COUNT digit strings composed from a folder of isolated digits
@@ -24,6 +24,7 @@ from datasets.arrow_writer import ArrowWriter
 
 from .audio_reading import AUDIO_COLUMNS, AudioDecoder
 from .digit_strings import NUM_STRINGS, SPLIT_SEEDS, compose_digit_strings, hold_out_recordings
+from .embedded_noise import make_noise_clips
 from .folder_corpora import SPLIT_NAMES, has_split, open_folder_split, read_parquet
 from .hub_corpora import ENCODED_STRUCT, ESC50, HubCorpus, find_hub_corpus, is_hub_copy, open_hub_split
 
@@ -149,6 +150,12 @@ def _open_transcribed(source: Source, split: str, on_error: str, streaming: bool
 
 def _open_clips(source: Source, split: str, on_error: str) -> Dataset:
     """Rows `audio` (encoded), `noise`. The one split of the ESC-50 Hub repository is divided by its folds."""
+    if source.name == "embedded":
+        speech = _open_transcribed(source, "train", on_error, streaming=False)
+        speech = speech.select(range(list(SPLIT_NAMES).index(split), len(speech), 8))  # each split's own
+        speech = [row["audio"] for row in AudioDecoder(source.name, skip=False).decode_rows(speech)]
+        clips = make_noise_clips(split, speech)
+        return _write_arrow(clips, Features(audio=ENCODED, noise=Value("string")))
     undivided = find_hub_corpus(source.name) is ESC50
     clips, corpus = _open(source, "train" if undivided else split, on_error, streaming=False)
     if undivided:

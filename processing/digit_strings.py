@@ -48,11 +48,12 @@ def compose_digit_strings(digits: list[dict], num_strings: int, seed: int) -> It
         pieces = [chosen[0]["audio"]]
         for digit, gap in zip(chosen[1:], gaps):
             pieces += [np.zeros(gap, dtype=np.float32), digit["audio"]]
-        audio = {"bytes": _encode_wav(np.concatenate(pieces)), "path": f"digit_string_{seed}_{string}.wav"}
+        audio = {"bytes": encode_wav(np.concatenate(pieces)), "path": f"digit_string_{seed}_{string}.wav"}
         yield {"audio": audio, "text": " ".join(digit["text"] for digit in chosen), "speaker": chosen[0]["speaker"]}
 
 
-def _encode_wav(waveform: np.ndarray) -> bytes:
+def encode_wav(waveform: np.ndarray) -> bytes:
+    """A 16-bit wav file of `(samples,)` at 16 kHz."""
     file = io.BytesIO()
     soundfile.write(file, waveform, SAMPLING_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
