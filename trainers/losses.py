@@ -90,8 +90,8 @@ def bit_entropy(projections: Tensor, mask: Tensor, temperature: float, num_frame
     The assignment is a softmax over all `2**bits` codes of `2 x.c / temperature`. It factorises over bits with
     `p(bit j = 1) = sigmoid(4 x_j / temperature)`, so its entropy is the sum of the bits' own, exactly.
     """
-    logits = 4.0 * projections / temperature
-    entropies = nn.functional.softplus(logits) - logits * logits.sigmoid()  # Bernoulli entropy from its logit
+    logits = (4.0 * projections / temperature).abs()  # the entropy is even; of one sign, nothing cancels below
+    entropies = nn.functional.softplus(-logits) + logits * (-logits).sigmoid()  # Bernoulli entropy from its logit
     return frame_mean(entropies.sum(dim=-1).mean(dim=0), mask, num_frames)
 
 
@@ -109,15 +109,18 @@ def batch_entropy(projections: Tensor, mask: Tensor, temperature: float) -> Tens
     probabilities = (4.0 * valid / temperature).sigmoid()
     split = (projections.shape[-1] + 1) // 2
     low, high = code_distribution(probabilities[..., :split]), code_distribution(probabilities[..., split:])
-    counts = sum_over_processes(high.transpose(1, 2) @ low).flatten(1)  # (voters, codes), expected uses of each code
+    with torch.autocast(projections.device.type, enabled=False):
+        counts = high.transpose(1, 2) @ low  # expected uses of each code
+    counts = sum_over_processes(counts).flatten(1)  # (voters, codes)
     distribution = counts / counts.sum(dim=-1, keepdim=True)
     return -(distribution * distribution.clamp_min(1e-12).log()).sum(dim=-1).mean()
 
 
 def code_distribution(probabilities: Tensor) -> Tensor:
     """`(..., 2**bits)` distribution over codes of independent bits with `p(bit = 1)` of `(..., bits)`, LSB first."""
-    distribution = torch.ones_like(probabilities[..., :1])
-    for one in probabilities.split(1, dim=-1):
+    distribution = probabilities.new_ones(*probabilities.shape[:-1], 1)
+    for bit in range(probabilities.shape[-1]):
+        one = probabilities[..., bit : bit + 1]
         distribution = torch.cat([distribution * (1 - one), distribution * one], dim=-1)
     return distribution
 

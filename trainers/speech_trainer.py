@@ -7,13 +7,35 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, Sampler
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 
 STAGING_FOLDER = "unfinished-checkpoint"
+
+
+class EpochSeededSampler(Sampler):
+    """Every row once in random order; the order depends on seed and epoch only, so a resumed epoch repeats it."""
+
+    def __init__(self, num_rows: int, seed: int):
+        self.num_rows = num_rows
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int):
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(self.num_rows, generator=generator).tolist())
 
 
 class EpochSeededLengthSampler(LengthGroupedSampler):
@@ -25,7 +47,7 @@ class EpochSeededLengthSampler(LengthGroupedSampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int):
-        """Called by the data loader before each epoch."""
+        """Called by the trainer before each epoch."""
         self.epoch = epoch
 
     def __iter__(self):
@@ -65,12 +87,18 @@ class SpeechTrainer(Trainer):
 
     def __init__(self, *args, feature_extractor: StableTokenFeatureExtractor, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(f"One process drives one GPU; got {self.args.n_gpu}. Start with `accelerate launch`.")
         self.feature_extractor = feature_extractor
         self._terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._first_terms_step = 0
+        self._sampler: EpochSeededSampler | EpochSeededLengthSampler | None = None
         self._staging = False
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, Tensor]:
-        """Labels and waveform samples of one optimizer step, over its micro-batches and all processes."""
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, Tensor] | None:
+        """Labels and token frames of one optimizer step, over its micro-batches and all processes."""
+        if not batch_samples:  # a stream that ends before `max_steps`
+            return None
         labels = sum(batch["labels"].ne(-100).sum() for batch in batch_samples).to(device)
         frames = sum(self.count_frames(batch["num_samples"]).sum() for batch in batch_samples).to(device)
         counts = torch.stack([labels, frames])
@@ -90,35 +118,47 @@ class SpeechTrainer(Trainer):
     def log_terms(self, terms: dict[str, Tensor]):
         """Add this micro-batch's share of each named term; `log` writes their means over the logged steps."""
         if self.model.training:
+            if not self._terms:
+                self._first_terms_step = self.state.global_step
             for name, value in terms.items():
                 self._terms[name] += value.detach().float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the named terms beside the total, averaged over the steps since the last line and all processes."""
         if "loss" in logs and self._terms:
-            steps = self.state.global_step - self._last_terms_step
+            steps = self.state.global_step - self._first_terms_step
             for name, total in self._terms.items():
-                mean = total / max(steps, 1)
+                mean = total / steps
                 if self.args.world_size > 1:
                     mean = self.accelerator.reduce(mean, reduction="mean")
                 logs[name] = round(float(mean), 6)
             self._terms.clear()
-            self._last_terms_step = self.state.global_step
         super().log(logs, start_time)
 
     def train(self, *args, **kwargs):
         """`Trainer.train`; removes what a killed run left half-written."""
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir, STAGING_FOLDER), ignore_errors=True)
-        self._last_terms_step = 0
+        self._terms.clear()
         return super().train(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset=None):
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochSeededLengthSampler(batch_size, list(dataset["num_samples"]), self.args.seed)
+        strategy = self.args.train_sampling_strategy
+        if isinstance(dataset, IterableDataset) or strategy not in ("random", "group_by_length"):
+            return super()._get_train_sampler(train_dataset)
+        if strategy == "random":
+            self._sampler = EpochSeededSampler(len(dataset), self.args.seed)
+        else:
+            rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            self._sampler = EpochSeededLengthSampler(rows_per_step, list(dataset["num_samples"]), self.args.seed)
+        return self._sampler
+
+    def _run_epoch(self, *, epoch: int, **kwargs):
+        """Tells the sampler itself: a resumed data loader of several processes does not pass the epoch on."""
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
 
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
@@ -127,13 +167,24 @@ class SpeechTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         """Write the checkpoint aside and rename it when it is whole: a folder `checkpoint-N` is always complete."""
         self._staging = True
-        super()._save_checkpoint(model, trial)
-        self._staging = False
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            target = Path(self.args.output_dir, name)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(Path(self.args.output_dir, STAGING_FOLDER, name), target)
-            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+            self._publish_checkpoint(Path(self.args.output_dir))
         self.accelerator.wait_for_everyone()
+
+    def _publish_checkpoint(self, folder: Path):
+        """Move the staged checkpoint to its place in `folder` and delete those beyond `save_total_limit`."""
+        name, staging = f"checkpoint-{self.state.global_step}", folder / STAGING_FOLDER
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best) == staging / name:
+            self.state.best_model_checkpoint = str(folder / name)
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+        if (folder / name).exists():  # moved, not deleted, before the new one is there
+            os.replace(folder / name, staging / "replaced")
+        os.replace(staging / name, folder / name)
+        shutil.rmtree(staging)
+        rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)

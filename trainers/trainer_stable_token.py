@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from ..processing.perturbation import Perturber
-from .losses import batch_entropy, bit_entropy, commitment_loss, consensus_loss, cross_entropy
+from .losses import batch_entropy, bit_entropy, commitment_loss, consensus_loss
 from .metrics import codebook_statistics
 from .speech_trainer import SpeechTrainer
 
@@ -45,6 +45,9 @@ class StableTokenTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "k of section 2.3. Open in the paper; the largest minority, 2 of 5, when not given."},
     )
+    noise_as_augmentation: bool = field(
+        default=False, metadata={"help": "A control without clean majority: all voters see the perturbed view alone."}
+    )
 
 
 class StableTokenTrainer(SpeechTrainer):
@@ -74,6 +77,11 @@ class StableTokenTrainer(SpeechTrainer):
                 f"num_noisy_voters must be a strict minority of the {config.num_voters} voters; "
                 f"got {self.num_noisy_voters}."
             )
+        if self.feature_extractor.mel_frames_per_token != config.mel_frames_per_token:
+            raise ValueError(
+                f"the feature extractor pads to {self.feature_extractor.mel_frames_per_token} mel frames per token, the "
+                f"model has {config.mel_frames_per_token}: set mel_frames_per_token of the feature extractor."
+            )
         self._code_counts = torch.zeros(config.codebook_size, dtype=torch.long, device=self.args.device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -98,20 +106,25 @@ class StableTokenTrainer(SpeechTrainer):
             terms["bit_entropy"] = (args.entropy_weight, entropy)
         terms = {name: (weight, value * self.num_replicas) for name, (weight, value) in terms.items()}
         if args.entropy_weight and args.batch_entropy_weight:
-            spread = batch_entropy(projections, mask, args.entropy_temperature) / self.current_gradient_accumulation_steps
+            micro_batches = self.current_gradient_accumulation_steps if model.training else 1
+            spread = batch_entropy(projections, mask, args.entropy_temperature) / micro_batches
             terms["batch_entropy"] = (-args.entropy_weight * args.batch_entropy_weight, spread)
 
         self.log_terms({name: value for name, (_, value) in terms.items()})
-        self._code_counts += torch.bincount(speech.audio_codes[mask], minlength=len(self._code_counts))
+        if model.training:
+            self._code_counts += torch.bincount(speech.audio_codes[mask], minlength=len(self._code_counts))
         loss = sum(weight * value for weight, value in terms.values())
         return (loss, outputs) if return_outputs else loss
 
     def both_views(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features of the clean waveforms and, for the noisy voters, of the perturbed ones."""
         waveforms, num_samples = inputs["waveforms"], inputs["num_samples"]
+        if self.args.noise_as_augmentation:
+            seeds = [self._step_seed(seed) for seed in inputs["seeds"].tolist()]
+            waveforms = self.perturber(waveforms, num_samples, seeds).waveforms
         features, mask = self.feature_extractor.extract(waveforms, num_samples)
         views = {"input_features": features, "attention_mask": mask}
-        if self.perturber is not None and self.num_noisy_voters:
+        if self.perturber is not None and self.num_noisy_voters and not self.args.noise_as_augmentation:
             seeds = [self._step_seed(seed) for seed in inputs["seeds"].tolist()]
             perturbed = self.perturber(waveforms, num_samples, seeds).waveforms
             views["perturbed_input_features"] = self.feature_extractor.extract(perturbed, num_samples)[0]
@@ -142,6 +155,7 @@ class StableTokenTrainer(SpeechTrainer):
                 pct_start=min(max(warmup, 1) / num_training_steps, 0.9),
                 cycle_momentum=False,
             )
+            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -21,6 +21,9 @@ class WhisperCTCTrainingArguments(TrainingArguments):
         default_factory=lambda: [0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15],
         metadata={"help": "Playback speeds; one is drawn per batch."},
     )
+    augmentation_start: int = field(
+        default=800, metadata={"help": "Step of the first speed change and mask; before it the alignment is learnt."}
+    )
     mask_time: int = field(default=25, metadata={"help": "Longest masked stretch in mel frames (10 ms), 0 for none."})
     mask_mel: int = field(default=18, metadata={"help": "Widest masked band in mel bins, 0 for none."})
     num_masks: int = field(default=2, metadata={"help": "Masked stretches and bands per utterance (SpecAugment)."})
@@ -52,6 +55,8 @@ class WhisperCTCTrainer(SpeechTrainer):
 
     def _augmented_features(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Speed perturbation of `(batch, samples)` waveforms, log-mel, SpecAugment."""
+        if self.state.global_step < self.args.augmentation_start:
+            return self.feature_extractor.extract(waveforms, num_samples)
         speeds = self.args.speed_factors
         speed = speeds[int(torch.randint(len(speeds), ()))]
         if speed != 1.0:

@@ -1,0 +1,111 @@
+"""Questions to training in parts: micro-batches, two processes and DeepSpeed give what one big batch gives."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import read_run, relative_difference, run_apart
+
+from clearspeech import StableTokenForConditionalGeneration, StableTokenModel
+
+ROOT = Path(__file__).parent.parent
+METHODS = ["stable_token", "whisper_ctc"]
+TOLERANCE = 1e-4
+
+
+def assert_equal_runs(ours, reference):
+    """Weights after five steps, and every logged loss."""
+    weights, lines = read_run(ours)
+    expected_weights, expected_lines = read_run(reference)
+    assert relative_difference(weights, expected_weights) < TOLERANCE
+    assert len(lines) == len(expected_lines) == 5
+    for line, expected in zip(lines, expected_lines):
+        assert line.keys() == expected.keys()
+        for name in expected.keys() - {"epoch"}:
+            assert line[name] == pytest.approx(expected[name], rel=TOLERANCE, abs=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def one_batch(tmp_path_factory):
+    """`one_batch(method, **arguments)`: the folder of five steps with batches of 8 in one process."""
+    folders = {}
+
+    def run(method, **arguments):
+        key = (method, *sorted(arguments.items()))
+        if key not in folders:
+            folders[key] = str(tmp_path_factory.mktemp("one_batch"))
+            assert run_apart(method=method, output_dir=folders[key], num_rows=40, **arguments) == [0]
+        return folders[key]
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_give_the_loss_and_weights_of_one(method, one_batch, tmp_path):
+    """Batch entropy included: its mean distribution is summed over both processes, with gradients."""
+    arguments = dict(method=method, output_dir=str(tmp_path), num_rows=40, per_device_train_batch_size=4)
+    assert run_apart(2, **arguments) == [0, 0]
+    assert_equal_runs(tmp_path, one_batch(method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_accumulated_micro_batches_give_the_loss_and_weights_of_one_batch(method, one_batch, tmp_path):
+    """The batch entropy is no sum over micro-batches and is left out."""
+    entropy = {"batch_entropy_weight": 0.0} if method == "stable_token" else {}
+    arguments = dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, **entropy)
+    assert run_apart(method=method, output_dir=str(tmp_path), num_rows=40, **arguments) == [0]
+    assert_equal_runs(tmp_path, one_batch(method, **entropy))
+
+
+def test_micro_batches_of_batch_entropy_are_below_the_whole_batchs(one_batch, tmp_path):
+    """What its documentation says: accumulate little, or know that the spread is taken per micro-batch."""
+    arguments = dict(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    assert run_apart(method="stable_token", output_dir=str(tmp_path), num_rows=40, **arguments) == [0]
+    first, expected = read_run(tmp_path)[1][0], read_run(one_batch("stable_token"))[1][0]
+    assert first["batch_entropy"] < expected["batch_entropy"]
+    assert first["bit_entropy"] == pytest.approx(expected["bit_entropy"], rel=TOLERANCE)
+
+
+def test_two_processes_resume_to_the_weights_of_an_uninterrupted_run(tmp_path):
+    arguments = dict(
+        method="stable_token", per_device_train_batch_size=2, save_strategy="steps", save_steps=4, dropout=0.1
+    )
+    whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
+    assert run_apart(2, output_dir=whole, max_steps=6, **arguments) == [0, 0]  # 3 steps are an epoch
+    assert run_apart(2, output_dir=stopped, max_steps=6, killed_after=5, **arguments) == [-9, -9]
+    assert run_apart(2, output_dir=stopped, max_steps=6, resume=True, **arguments) == [0, 0]
+    assert relative_difference(read_run(stopped)[0], read_run(whole)[0]) == 0.0
+
+
+def launch(config: str, output_dir: Path, *arguments: str):
+    """Five steps of StableToken through `accelerate launch` with one of the recipes' configurations, on two CPU processes."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+    script = [str(ROOT / "tests" / "tiny_training.py"), "stable_token", str(output_dir)]
+    command = [*launcher, "--config_file", str(ROOT / "recipes" / "accelerate" / config), *script, *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_two_processes_on_the_cpu(tmp_path, one_batch):
+    launch("cpu.yaml", tmp_path, "--per_device_train_batch_size", "4", "--num_rows", "40")
+    assert_equal_runs(tmp_path, one_batch("stable_token"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
+def test_deepspeed_zero2_trains_saves_and_reloads(tmp_path, one_batch):
+    launch("zero2.yaml", tmp_path, "--per_device_train_batch_size", "4", "--num_rows", "40")
+    weights, lines = read_run(tmp_path)
+    expected_weights, expected_lines = read_run(one_batch("stable_token"))
+    assert relative_difference(weights, expected_weights) < 1e-3
+    for line, expected in zip(lines, expected_lines, strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+        assert line["learning_rate"] == pytest.approx(expected["learning_rate"], rel=1e-6)
+    for kind in (StableTokenForConditionalGeneration, StableTokenModel):
+        _, report = kind.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(report[name] for name in ("missing_keys", "unexpected_keys"))
+    model = StableTokenModel.from_pretrained(tmp_path)
+    assert model.encode(torch.randn(1, 16, 80)).audio_codes.shape == (1, 20)

@@ -1,0 +1,211 @@
+"""
+Trainings of a second, for the tests' own process and for processes that they start.
+
+    python tests/tiny_training.py stable_token OUTPUT_DIR --per_device_train_batch_size 4
+    accelerate launch --cpu --num_processes 2 tests/tiny_training.py whisper_ctc OUTPUT_DIR
+
+leave in OUTPUT_DIR the weights, and in `trainer_state.json` what was logged.
+"""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import json
+import multiprocessing
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback, WhisperConfig
+
+from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration
+from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
+from clearspeech.processing.character_tokenizer import build_character_tokenizer
+from clearspeech.processing.collators import SpeechTextCollator
+from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.perturbation import TRAINING_PERTURBATIONS, Perturber
+from clearspeech.trainers.speech_trainer import SpeechTrainer, prepare_output_folder
+from clearspeech.trainers.trainer_stable_token import StableTokenTrainer, StableTokenTrainingArguments
+from clearspeech.trainers.trainer_whisper_ctc import WhisperCTCTrainer, WhisperCTCTrainingArguments
+
+SHAPE = dict(
+    vocab_size=31,
+    num_mel_bins=16,
+    d_model=32,
+    encoder_layers=3,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=64,
+    decoder_layers=1,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=64,
+    max_source_positions=100,
+    max_target_positions=24,
+    decoder_start_token_id=1,
+    bos_token_id=1,
+    eos_token_id=0,
+    pad_token_id=0,
+    begin_suppress_tokens=None,
+    dropout=0.0,
+)
+ARGUMENTS = dict(
+    max_steps=5,
+    per_device_train_batch_size=8,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    logging_steps=1,
+    save_strategy="no",
+    report_to=[],
+    disable_tqdm=True,
+    use_cpu=True,
+    remove_unused_columns=False,
+    dataloader_pin_memory=False,
+)
+
+
+def speech_corpus(num_rows: int = 12) -> Dataset:
+    """Noise whose loudness swings, of 0.1 to 0.7 s, with a random transcript of one to nine letters."""
+    random = np.random.default_rng(0)
+    rows = []
+    for length in random.integers(1600, 11200, num_rows):
+        loudness = 0.1 * np.sin(4 * np.pi * np.arange(length) / 16000 + random.uniform(0, 3)) ** 2
+        letters = random.integers(ord("a"), ord("z") + 1, random.integers(1, 10))
+        audio = (random.standard_normal(length) * loudness).astype(np.float32)
+        rows.append({"audio": audio, "text": "".join(map(chr, letters)), "num_samples": int(length)})
+    return Dataset.from_list(rows).with_format("numpy")
+
+
+def build_trainer(
+    method: str, output_dir: str, dropout: float = 0.0, num_rows: int = 12, **arguments
+) -> SpeechTrainer:
+    """A trainer of `stable_token` or `whisper_ctc` with the same random weights each time; arguments: `ARGUMENTS`."""
+    torch.manual_seed(0)
+    arguments = {**ARGUMENTS, "output_dir": str(output_dir), **arguments}
+    tokenizer = build_character_tokenizer()
+    parts = dict(
+        train_dataset=speech_corpus(num_rows),
+        data_collator=SpeechTextCollator(tokenizer, tokenizer.bos_token_id),
+        feature_extractor=StableTokenFeatureExtractor(
+            SHAPE["num_mel_bins"], mel_frames_per_token=mel_frames_per_token
+        ),
+    )
+    shape = {**SHAPE, "dropout": dropout}
+    if method == "stable_token":
+        config = StableTokenConfig(**shape, quantize_position=2, num_bits=4, num_voters=3, window_overlap=10)
+        perturber = Perturber([row for row in TRAINING_PERTURBATIONS if row.kind != "real"])
+        model, args = StableTokenForConditionalGeneration(config), StableTokenTrainingArguments(**arguments)
+        return StableTokenTrainer(model=model, args=args, perturber=perturber, **parts)
+    unaugmented = dict(speed_factors=[1.0], num_masks=0)
+    args = WhisperCTCTrainingArguments(**{**unaugmented, **arguments})
+    return WhisperCTCTrainer(model=WhisperForJointCTC(WhisperConfig(**shape)), args=args, **parts)
+
+
+class KillAfterStep(TrainerCallback):
+    """A SIGKILL for every process right after an optimizer step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(method: str, output_dir: str, resume: bool = False, killed_after: int | None = None, **arguments):
+    """Train, save and leave the log, as a recipe does."""
+    checkpoint = prepare_output_folder(output_dir, resume)
+    trainer = build_trainer(method, output_dir, **arguments)
+    if killed_after is not None:
+        trainer.add_callback(KillAfterStep(killed_after))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+
+
+def run_until_killed(event: int, output_dir: str, **arguments):
+    """
+    `run` that gets a SIGKILL at the `event`th thing it does to the files of `output_dir`: before a file or folder is
+    opened, made, moved or deleted, or in the middle of writing one.
+    """
+    seen = 0
+
+    def count() -> bool:
+        nonlocal seen
+        seen += 1
+        return seen == event
+
+    def watch(name: str, details: tuple):
+        deletes = name in ("os.remove", "os.rmdir")  # inside a tree they name no folder
+        if deletes or (name in ("open", "os.rename", "os.mkdir") and str(details[0]).startswith(output_dir)):
+            if count():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_half(value, path: str):
+        save(value, path)
+        if count():
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    save, torch.save = torch.save, save_half
+    sys.addaudithook(watch)
+    run(output_dir=output_dir, **arguments)
+
+
+def start(task=run, rank: int = 0, num_processes: int = 1, port: int = 0, **arguments) -> multiprocessing.Process:
+    """`task(**arguments)` in a process of its own with one thread, one of `num_processes` that train together."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_training"])  # imports once, for all processes of the test session
+    process = context.Process(target=run_as_rank, args=(task, rank, num_processes, port), kwargs=arguments)
+    process.start()
+    return process
+
+
+def run_as_rank(task, rank: int, num_processes: int, port: int, **arguments):
+    """What `start` runs: sets what a launcher sets."""
+    torch.set_num_threads(1)
+    if num_processes > 1:
+        place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=num_processes, MASTER_ADDR="localhost", MASTER_PORT=port)
+        os.environ.update({name: str(value) for name, value in place.items()})
+    task(**arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def run_apart(num_processes: int = 1, task=run, **arguments) -> list[int]:
+    """Run `task` in processes of their own and wait for them; their exit codes, -9 after a SIGKILL."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [start(task, rank, num_processes, port, **arguments) for rank in range(num_processes)]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def read_run(output_dir: str | Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Final weights of a `run` and the logged lines of its optimizer steps."""
+    log = json.loads(Path(output_dir, "trainer_state.json").read_text())["log_history"]
+    return load_file(Path(output_dir, "model.safetensors")), [line for line in log if "loss" in line]
+
+
+def relative_difference(ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of all weights over the norm of the reference's."""
+    assert ours.keys() == reference.keys()
+    difference = sum(float((ours[name] - reference[name]).double().square().sum()) for name in reference)
+    return (difference / sum(float(value.double().square().sum()) for value in reference.values())) ** 0.5
+
+
+def main():
+    method, output_dir, *arguments = sys.argv[1:]
+    names = [name.removeprefix("--") for name in arguments[::2]]
+    torch.set_num_threads(1)
+    run(method, output_dir, **dict(zip(names, map(json.loads, arguments[1::2]), strict=True)))
+
+
+if __name__ == "__main__":
+    main()
