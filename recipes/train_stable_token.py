@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments
     """Command-line arguments over the preset's defaults over the paper's."""
     parser = HfArgumentParser((RecipeArguments, StableTokenTrainingArguments))
     preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False)
+    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
     return parser.parse_args_into_dataclasses(arguments)
 
 

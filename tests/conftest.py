@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
 
 from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration
 from clearspeech.processing.character_tokenizer import build_character_tokenizer
@@ -93,5 +93,17 @@ def tiny_folder(tiny_model, tiny_processor, tmp_path):
     """A checkpoint folder as a trainer leaves it: weights, configuration, processor; no source code."""
     folder = tmp_path / "checkpoint"
     tiny_model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_whisper_folder(tiny_config, tiny_processor, tmp_path):
+    """A random Whisper as `from_whisper` and the recipes take it, with a window of 20 seconds, and its processor."""
+    fields = {name: value for name, value in tiny_config.to_dict().items() if hasattr(WhisperConfig(), name)}
+    fields.pop("model_type")
+    config = WhisperConfig(**fields | {"max_source_positions": 1000, "begin_suppress_tokens": None})
+    folder = tmp_path / "whisper"
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
     return folder

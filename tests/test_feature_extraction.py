@@ -132,7 +132,7 @@ def test_the_processor_gives_features_and_labels(tiny_processor, make_speech):
     batch = tiny_processor(
         audio=[make_speech(1600), make_speech(3200)], text=["ab", "a'b c"], sampling_rate=16000, return_tensors="pt"
     )
-    assert batch.input_features.shape == (2, 16, 24)
+    assert batch.input_features.shape == (2, 16, 20)
     assert batch.labels[0].tolist()[-3:] == [-100] * 3
     assert tiny_processor.tokenizer.decode(batch.labels[1], skip_special_tokens=True) == "a'b c"
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..processing.corpora import load_noise
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from ..processing.perturbation import EVALUATION_PERTURBATIONS, Perturber, utterance_seed
 from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate, vote_statistics
@@ -80,6 +82,19 @@ def tokenize(
     return tokens
 
 
+def load_noise_conditions(sources: list[str], split: str) -> dict[str, list]:
+    """
+    Waveforms `(samples,)` of real noise for Table 13: `real`, of the classes that training may meet, and `real_ood`,
+    of the ESC-10 classes, which it never meets. Without sources both are left out.
+    """
+    conditions = {"real": dict(exclude_esc10=True), "real_ood": dict(only_esc10=True)}
+    noise = {
+        name: [row["audio"] for source in sources for row in load_noise(source, split, **classes)]
+        for name, classes in conditions.items()
+    }
+    return {name: clips for name, clips in noise.items() if clips}
+
+
 def perturbed_views(waveforms: list, noise: dict[str, list]) -> Iterator[tuple[str, list]]:
     """
     The conditions of StableToken's Table 13 in turn: name and perturbed waveforms, seeded per utterance.
@@ -93,7 +108,7 @@ def perturbed_views(waveforms: list, noise: dict[str, list]) -> Iterator[tuple[s
         perturber = Perturber([perturbation], clips)
         views = []
         for waveform in waveforms:
-            waveform = torch.as_tensor(waveform)
+            waveform = torch.tensor(np.asarray(waveform))  # a copy: arrays mapped from a file are read-only
             views.append(perturber.perturb(waveform, utterance_seed(waveform))[0].numpy())
         yield perturbation.name, views
 
@@ -110,11 +125,12 @@ def noise_table(
     batch_size: int = 32,
 ) -> dict[str, float]:
     """
-    Table 4's columns for one corpus, in percent: `ued/<condition>`, `ued_mean`, and with a recognizer `wer` (clean) and
-    `wer/<condition>`; beside them the codebook's usage on clean speech and the share of unanimous bits.
+    Table 4's columns for one corpus, in percent: `ued/<condition>`, `ued_mean`, and with a recognizer `wer` (clean)
+    and `wer/<condition>`; beside them the codebook's usage on clean speech and the share of unanimous bits.
 
     waveforms: `(samples,)` at 16 kHz; noise: see `perturbed_views`; texts: references of the same length.
     """
+
     def word_error_rate(views: list) -> float:
         predictions = transcribe(recognizer, feature_extractor, text_tokenizer, views, batch_size)
         return WordErrorRate().compute(predictions=predictions, references=texts)["wer"]
@@ -123,7 +139,7 @@ def noise_table(
     clean_codes = [codes.tolist() for codes in clean.codes]
     votes = vote_statistics(torch.cat(clean.votes))
     usage = CodebookUsage().compute(predictions=clean_codes, codebook_size=tokenizer_model.config.codebook_size)
-    table = {**usage, "vote_margin": votes["vote_margin"], "unanimous_bits": votes["unanimous_bits"]}
+    table = usage | {name: votes[name] for name in ("vote_margin", "unanimous_bits")}
     if recognizer is not None and "clean" in wer_conditions:
         table["wer"] = word_error_rate(waveforms)
     distances = []

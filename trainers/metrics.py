@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..processing.text_normalization import normalize_text
 
-
 CODE_LISTS = datasets.Sequence(datasets.Value("int64"))
 UNANIMOUS = 1.0 - 1e-3  # a mean score of +-1; the next one below is 1 - 2 / voters
 

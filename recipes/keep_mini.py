@@ -1,0 +1,43 @@
+"""
+Keep a trained mini model in the repository: float16 weights, configuration, processor, card; no source code.
+
+    python recipes/keep_mini.py --model runs/mini_whisper --folder hub_cards/mini/whisper --card CARD.md
+
+Seconds on any machine. The folder's config asks for float32, so that a user meets the precision it was measured in.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoModelForSpeechSeq2Seq, HfArgumentParser
+
+import clearspeech  # noqa: F401  registers the suite's classes
+from clearspeech.processing.processing_stable_token import StableTokenProcessor
+
+MAX_BYTES = 8 * 2**20
+
+
+@dataclass
+class KeepArguments:
+    model: str = field(metadata={"help": "Folder of the trained model and its processor."})
+    folder: str = field(metadata={"help": "Where it is kept; files there are replaced."})
+    card: str = field(metadata={"help": "Markdown file that becomes the folder's README.md."})
+
+
+def main(arguments: KeepArguments) -> None:
+    folder = Path(arguments.folder)
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(arguments.model).half()
+    model.save_pretrained(folder)
+    StableTokenProcessor.from_pretrained(arguments.model).save_pretrained(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    (folder / "README.md").write_text(Path(arguments.card).read_text())
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > MAX_BYTES:
+        raise ValueError(f"{folder} has {size / 2**20:.1f} MiB of weights; at most {MAX_BYTES / 2**20:.0f} are kept.")
+    print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main(HfArgumentParser(KeepArguments).parse_args_into_dataclasses()[0])

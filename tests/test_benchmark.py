@@ -1,0 +1,102 @@
+"""Questions to the benchmark and count recipes: they run on tiny sizes and store what they say. Never a timing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)  # fresh processes for the memory find it there, too
+    import benchmark_stable_token
+
+    threads = torch.get_num_threads()
+    yield benchmark_stable_token
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    import count_stable_token
+
+    return count_stable_token
+
+
+def run(recipe, tmp_path, *arguments: str) -> dict[str, dict]:
+    """The entries that a run on a tiny model stores, by their names."""
+    path = tmp_path / "results.json"
+    tiny = ["--shape", "test", "--seconds", "0.4", "--batch_size", "2", "--rounds", "2"]
+    recipe.main([*tiny, "--results", str(path), *arguments])
+    return {entry["name"]: entry for entry in json.loads(path.read_text())["benchmarks"]}
+
+
+def test_every_ratio_is_stored_with_its_command_and_setting(benchmark, tmp_path):
+    entries = run(benchmark, tmp_path, "--only", "tokenization", "real_length", "training", "perturbation")
+    assert set(entries) == {
+        "tokenize_vs_encoder",
+        "padding_to_30_s_vs_real_length",
+        "training_step_vs_asr_step",
+        "training_step_vs_whisper_step_same_frames",
+        "training_step_vs_whisper_step_same_utterances",
+        "perturbation_real_time_factor",
+    }
+    for entry in entries.values():
+        assert entry["ratio"] > 0
+        assert entry["setting"]
+        assert entry["command"].startswith("python recipes/benchmark_stable_token.py --shape test")
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_fresh_processes(benchmark, tmp_path):
+    entries = run(benchmark, tmp_path, "--only", "entropy", "memory", "--minutes", "0.02", "0.05")
+    assert entries["entropy_full_vs_factorised_memory"]["ratio"] > 1
+    assert set(entries["peak_memory_0.05_vs_0.02_minutes"]["megabytes"]) == {"0.02 minutes", "0.05 minutes"}
+
+
+def test_what_stands_side_by_side_takes_turns(benchmark):
+    calls = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = benchmark.side_by_side(candidates, rounds=3, device="cpu")
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"  # once to warm up, then every other round backwards
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_the_bare_encoder_computes_what_the_tokenizer_pools(benchmark):
+    torch.manual_seed(0)
+    model = benchmark.StableTokenModel(benchmark.build_config("test")).eval()
+    features = torch.randn(2, model.config.num_mel_bins, 40)
+    with torch.no_grad():
+        pooled, _ = model.pooled_states(features, None)
+        bare = benchmark.bare_encoder(model, features)
+    torch.testing.assert_close(bare.unflatten(1, (-1, model.config.pooling_size)).mean(dim=2), pooled)
+
+
+def test_both_entropies_are_equal(benchmark):
+    projections = 0.02 * torch.randn(3, 2, 5, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    full, factorised = (entropy(projections, mask) for entropy in benchmark.ENTROPIES.values())
+    torch.testing.assert_close(full, factorised, atol=1e-4, rtol=1e-4)
+
+
+def test_an_unknown_part_is_refused_by_name(benchmark, tmp_path):
+    with pytest.raises(ValueError, match="tokenization, real_length.*got sorting"):
+        run(benchmark, tmp_path, "--only", "sorting")
+
+
+@pytest.mark.parametrize("num_voters", [1, 3, 5, 7])
+def test_table_12_is_met_to_the_printed_digit(counts, num_voters):
+    row = counts.count_row(num_voters)
+    assert round(row["parameters"] / 1e6, 3) == row["paper"]
+    assert round(row["operations"] / 1e9, 3) == row["paper_operations_g"]
+
+
+def test_counts_are_stored(counts, tmp_path):
+    path = tmp_path / "results.json"
+    counts.main(["--results", str(path)])
+    rows = {row["name"]: row for row in json.loads(path.read_text())["counts"]}
+    assert rows["whisper-large-v3, N=5"]["parameters"] == 320_327_745
