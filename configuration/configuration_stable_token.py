@@ -68,7 +68,9 @@ class StableTokenConfig(WhisperConfig):
         """Part of `@strict` validation: refuses quantizers that cannot vote or do not fit the encoder."""
         super().validate_architecture()
         if self.num_voters < 1 or self.num_voters % 2 == 0:
-            raise ValueError(f"num_voters must be odd, so that every bit has a strict majority; got {self.num_voters}.")
+            raise ValueError(
+                f"num_voters must be odd, so that every bit has a strict majority; got {self.num_voters}."
+            )
         if not 1 <= self.num_bits <= 24:
             raise ValueError(f"num_bits must be between 1 and 24; got {self.num_bits}.")
         if not 1 <= self.quantize_position < self.encoder_layers:

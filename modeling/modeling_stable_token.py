@@ -113,7 +113,7 @@ class StableTokenModel(StableTokenPreTrainedModel):
             noisy_voters: `(voters,)` boolean, the voters that see that view; required with it.
 
         Raises:
-            ValueError: only one of the two training arguments, a view of another shape, or bad shapes (see the encoder).
+            ValueError: only one of the two training arguments, views of two shapes, or bad shapes (see the encoder).
         """
         if perturbed_input_features is None:
             if noisy_voters is not None:
@@ -186,7 +186,7 @@ class StableTokenModel(StableTokenPreTrainedModel):
         )
 
     def _encode_windows(self, features: Tensor, windows_per_batch: int) -> dict[str, Tensor]:
-        """One recording `(mel bins, mel frames)` in overlapping windows; the pieces joined at the overlaps' middles."""
+        """One recording `(mel bins, mel frames)` in overlapping windows, joined at the overlaps' middles."""
         per_token = self.config.mel_frames_per_token
         total = -(-features.shape[-1] // per_token)
         window = min(self.config.max_source_tokens, total)
@@ -196,7 +196,12 @@ class StableTokenModel(StableTokenPreTrainedModel):
         missing = total * per_token - features.shape[-1]
         mask = torch.ones(features.shape[-1], dtype=torch.bool, device=features.device)
         features, mask = nn.functional.pad(features, (0, missing)), nn.functional.pad(mask, (0, missing))
-        pieces: dict[str, list[Tensor]] = {"audio_codes": [], "attention_mask": [], "votes": [], "last_hidden_state": []}
+        pieces: dict[str, list[Tensor]] = {
+            "audio_codes": [],
+            "attention_mask": [],
+            "votes": [],
+            "last_hidden_state": [],
+        }
         for first in range(0, len(starts), windows_per_batch):
             group = starts[first : first + windows_per_batch]
             cuts = [slice(start * per_token, (start + window) * per_token) for start in group]
@@ -256,7 +261,7 @@ class StableTokenForConditionalGeneration(SpeechToTextGenerationMixin, StableTok
     @classmethod
     def from_whisper(cls, base_model: str, **config_overrides) -> "StableTokenForConditionalGeneration":
         """
-        A StableToken whose encoder and decoder come from a Whisper checkpoint (folder or Hub id); the quantizer is new.
+        A StableToken with encoder and decoder of a Whisper checkpoint (folder or Hub id); the quantizer is new.
 
         Args:
             config_overrides: fields of `StableTokenConfig`, for example `num_voters=7`.

@@ -72,7 +72,8 @@ class WhisperForJointCTC(SpeechToTextGenerationMixin, WhisperPreTrainedModel):
         if labels is not None:
             pooled, frame_mask = masked_mean_pool(states, mask, 2)
             ctc_logits = self.ctc_head(pooled)
-            decoder_input_ids = self.shift_labels(labels)
+            if decoder_input_ids is None:
+                decoder_input_ids = self.shift_labels(labels)
         decoded = self.model.decoder(
             decoder_input_ids, states, mask, past_key_values=past_key_values, use_cache=use_cache
         )

@@ -12,12 +12,12 @@ def binarize(values: Tensor) -> Tensor:
 
 
 def straight_through(values: Tensor, quantized: Tensor) -> Tensor:
-    """`quantized` in the forward pass, to the bit; the gradient of `values` in the backward pass (Bengio et al., 2013)."""
+    """`quantized` forward, to the bit; the gradient of `values` backward (Bengio et al., 2013)."""
     return quantized.detach() + (values - values.detach())
 
 
 def bits_to_codes(bits: Tensor) -> Tensor:
-    """Ids `(...)` int64 of bit vectors `(..., bits)` in {-1, +1}; bit j has weight `2**j` (least significant first)."""
+    """Ids `(...)` int64 of bit vectors `(..., bits)` in {-1, +1}; bit j counts `2**j` (least significant first)."""
     weights = 2 ** torch.arange(bits.shape[-1], device=bits.device)
     return ((bits > 0) * weights).sum(dim=-1)
 

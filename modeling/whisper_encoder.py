@@ -53,7 +53,7 @@ class LengthAwareWhisperEncoder(WhisperEncoder):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        # `WhisperEncoder` fills its table here, too, but transformers asks it only for modules with weights of their own
+        # `WhisperEncoder` fills its table here, too, but is asked only for modules with weights of their own
         super()._init_weights(module)
         if isinstance(module, SinusoidalPositions):
             init.copy_(module.weight, sinusoids(*module.weight.shape))
@@ -78,7 +78,7 @@ class LengthAwareWhisperEncoder(WhisperEncoder):
             attention_mask = torch.ones(batch, num_frames, dtype=torch.bool, device=input_features.device)
         if attention_mask.shape != (batch, num_frames):
             raise ValueError(
-                f"attention_mask must be (batch, mel frames) = {(batch, num_frames)}; got {tuple(attention_mask.shape)}."
+                f"attention_mask must be (batch, frames) = {(batch, num_frames)}; got {tuple(attention_mask.shape)}."
             )
         mask = attention_mask.bool()
         hidden_states = (input_features * mask.unsqueeze(1)).to(self.conv1.weight.dtype)

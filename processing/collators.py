@@ -35,7 +35,9 @@ class SpeechTextCollator:
     decoder_start_token_id: int
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        waveforms = [torch.from_numpy(np.array(row["audio"], dtype=np.float32)) for row in rows]  # copy: memory maps are read-only
+        waveforms = [
+            torch.from_numpy(np.array(row["audio"], dtype=np.float32)) for row in rows
+        ]  # copy: memory maps are read-only
         labels = [torch.tensor(self.encode_text(row["text"])) for row in rows]
         return {
             "waveforms": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),

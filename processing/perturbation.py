@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-
 SAMPLING_RATE = 16_000  # Hz, of every waveform of the suite
 LOWEST_FREQUENCY = 20.0  # Hz, coloured noise is flat below it
 PAUSE_SHARE = 0.01  # a crop with less than this share of its clip's mean power is a pause of the clip

@@ -3,7 +3,7 @@ Measure what StableToken's parts cost, each as a ratio of two things run side by
 
     python recipes/benchmark_stable_token.py --dataset ../shared/data/an4
 
-Hardware: one core of a quiet machine (or `--device cuda`), 4 GB of memory, Linux; about 10 minutes. Without
+Hardware: one core of a quiet machine (or `--device cuda`), 6 GB of memory, Linux; about 10 minutes. Without
 `--dataset` the utterances are the embedded corpus's. Stored under "benchmarks" in
 `hub_cards/results/stable_token.json`.
 

@@ -1,12 +1,21 @@
 """
 Train a Whisper of 3.5 M parameters from scratch: the base that the mini models start from.
 
-    accelerate launch recipes/pretrain_mini_whisper.py \\
-        --dataset embedded digit_strings:../shared/data/spoken_digits ../shared/data/an4 \\
-        --output_dir runs/mini_whisper
+The base kept in `hub_cards/mini/whisper` was trained in two stages, DATA being the folder of the real corpora:
 
-Cross-entropy alone does not align from so little speech; an auxiliary CTC loss on the encoder does.
-Hardware: two CPU cores; the pace is printed by the progress bar (about 1 s per step of 16 utterances).
+    accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain_mini_whisper.py --use_cpu --bf16 \\
+        --dataset embedded digit_strings:DATA/spoken_digits:1200 DATA/an4 DATA/an4 DATA/alphanumeric@verbalised \\
+        DATA/grid_s1 --train_sampling_strategy group_by_length --per_device_train_batch_size 12 --max_steps 4500 \\
+        --learning_rate 1e-3 --lr_scheduler_type cosine --warmup_steps 200 --adam_beta2 0.98 --weight_decay 0.01 \\
+        --mask_text 0 --save_steps 250 --output_dir runs/alignment
+
+    and again with --init_from runs/alignment/checkpoint-4500 --max_steps 2000 --learning_rate 7e-4 \\
+        --warmup_steps 100 --augmentation_start 0 --mask_text 0.2 --output_dir runs/mini_whisper and, as --dataset,
+        embedded digit_strings:DATA/spoken_digits:4000, DATA/an4 four times, DATA/alphanumeric@verbalised three times
+
+Cross-entropy alone does not align from so little speech; an auxiliary CTC loss on the encoder does. The decoder then
+recites the few texts it has seen until a share of its inputs is hidden (`--mask_text`) and the digit strings are many.
+Hardware: two CPU cores, about 35 and 15 minutes.
 """
 
 import json
@@ -46,6 +55,9 @@ SHAPE = dict(
 class RecipeArguments:
     dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
     evaluation_dataset: list[str] = field(default_factory=list, metadata={"help": "Corpora for the test WER."})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Checkpoint of this recipe whose weights to start from."}
+    )
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training utterances are left out."})
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
@@ -77,7 +89,7 @@ def main():
 
     tokenizer = build_character_tokenizer()
     feature_extractor = StableTokenFeatureExtractor(feature_size=SHAPE["num_mel_bins"])
-    model = build_model(tokenizer)
+    model = WhisperForJointCTC.from_pretrained(recipe.init_from) if recipe.init_from else build_model(tokenizer)
     train = load_corpora(recipe.dataset, "train", decoded=True)
     limit = int(recipe.max_seconds * feature_extractor.sampling_rate)
     num_samples = [len(row["audio"]) for row in train]
@@ -91,6 +103,7 @@ def main():
         train_dataset=train,
         data_collator=SpeechTextCollator(tokenizer, model.config.decoder_start_token_id),
         feature_extractor=feature_extractor,
+        processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():

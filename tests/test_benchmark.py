@@ -53,9 +53,10 @@ def test_every_ratio_is_stored_with_its_command_and_setting(benchmark, tmp_path)
 
 @pytest.mark.slow
 def test_memory_is_measured_in_fresh_processes(benchmark, tmp_path):
-    entries = run(benchmark, tmp_path, "--only", "entropy", "memory", "--minutes", "0.02", "0.05")
+    large_enough_to_see = ["--seconds", "4", "--minutes", "0.1", "0.2"]
+    entries = run(benchmark, tmp_path, "--only", "entropy", "memory", *large_enough_to_see)
     assert entries["entropy_full_vs_factorised_memory"]["ratio"] > 1
-    assert set(entries["peak_memory_0.05_vs_0.02_minutes"]["megabytes"]) == {"0.02 minutes", "0.05 minutes"}
+    assert set(entries["peak_memory_0.2_vs_0.1_minutes"]["megabytes"]) == {"0.1 minutes", "0.2 minutes"}
 
 
 def test_what_stands_side_by_side_takes_turns(benchmark):

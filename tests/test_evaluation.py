@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import AutoModelForAudioTokenization
 
-from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration
 from clearspeech.processing.corpora import ESC10_CLASSES, load_noise
 from clearspeech.processing.perturbation import EVALUATION_PERTURBATIONS
 from clearspeech.trainers.evaluation import load_noise_conditions, noise_table, perturbed_views, tokenize, transcribe
@@ -37,8 +37,6 @@ def feature_extractor(tiny_processor):
 @pytest.fixture
 def corpus_folder(tmp_path, speech) -> str:
     """A corpus of four utterances and a folder of two kinds of noise, as `corpus` and `noise`."""
-    import soundfile
-
     for name, column, labels in (
         ("corpus", "text", "one two six ten".split()),
         ("noise", "noise", "wind wind dog dog".split()),
@@ -281,7 +279,7 @@ def test_the_card_shows_ours_and_the_papers_figures(recipes, tmp_path):
 
     command = "python x.py --dataset a b --noise_dataset c --max_steps 7"
     results = make_results(tmp_path / "results.json", command=command)
-    card = "by hand\n<!-- generated: setting -->\nold\n<!-- end -->\n<!-- generated: table4 -->\nold\n<!-- end -->\nby hand"
+    card = "by hand\n<!-- generated: setting -->\nold\n<!-- end -->\n<!-- generated: table4 -->\n<!-- end -->\nby hand"
     filled = fill(card, results)
     assert filled.startswith("by hand\n") and filled.endswith("\nby hand") and "old" not in filled
     assert "7 steps, trained on `a`, `b` with noise from `c`" in filled

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import build_trainer, read_run, run_apart, run_until_killed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
 
 from clearspeech.trainers import trainer_stable_token
 from clearspeech.trainers.speech_trainer import (
@@ -214,9 +214,10 @@ def test_an_unfinished_checkpoint_never_counts_and_is_removed(tmp_path):
 
 def test_checkpoints_beyond_the_limit_are_deleted_and_the_best_is_kept(tmp_path):
     arguments = dict(save_strategy="steps", save_steps=1, save_total_limit=2, max_steps=4)
-    evaluation = dict(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, greater_is_better=True)
-    trainer = build_trainer("stable_token", tmp_path, **arguments, **evaluation, metric_for_best_model="loss")
-    trainer.eval_dataset = trainer.train_dataset
+    trainer = build_trainer(
+        "stable_token", tmp_path, **arguments, metric_for_best_model="loss", greater_is_better=True
+    )
+    trainer.args.eval_strategy, trainer.args.eval_steps = IntervalStrategy.STEPS, 1
     trainer.evaluate = lambda *args, **kwargs: {"eval_loss": float(trainer.state.global_step == 2)}
     trainer.train()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-4"}
@@ -246,12 +247,12 @@ def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
 
 
 def assert_survives(folder: Path, event: int, uninterrupted: dict[str, torch.Tensor]) -> bool:
-    """Whether the kill at `event` came before the end; afterwards the resumed run has the weights it would have had."""
+    """Whether the kill at `event` came before the end; the resumed run then has the weights it would have had."""
     exit_codes = run_apart(task=run_until_killed, event=event, output_dir=str(folder), **KILLED)
     assert exit_codes in ([-9], [0])
     if exit_codes == [0]:
         return False
-    last = get_last_checkpoint(str(folder))
+    last = get_last_checkpoint(str(folder)) if folder.exists() else None
     if last is not None:
         assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= {
             path.name for path in Path(last).iterdir()
@@ -267,6 +268,15 @@ def assert_survives(folder: Path, event: int, uninterrupted: dict[str, torch.Ten
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path, uninterrupted):
     killed = [assert_survives(tmp_path / str(event), event, uninterrupted) for event in (1, 7, 13, 22)]
     assert all(killed)
+
+
+def test_a_finished_training_that_is_resumed_takes_no_further_step(tmp_path, uninterrupted):
+    """Its last checkpoint was written, then it was killed before the model was."""
+    assert run_apart(output_dir=str(tmp_path), **KILLED) == [0]
+    (tmp_path / "model.safetensors").unlink()
+    assert run_apart(output_dir=str(tmp_path), resume=True, **KILLED) == [0]
+    for name, value in read_run(tmp_path)[0].items():
+        assert torch.equal(value, uninterrupted[name])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Questions to the length-aware encoder: Whisper's states, exact padding, checkpointing, attention kinds, precision."""
+"""Questions to the encoder on real lengths: Whisper's states, exact padding, checkpointing, precision."""
 
 import pytest
 import torch

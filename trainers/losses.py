@@ -22,7 +22,7 @@ def ctc_loss(
     """
     Connectionist temporal classification in nats per label (Graves et al., 2006).
 
-    logits: `(batch, frames, vocabulary)`; frame_mask: `(batch, frames)`, True on real frames; labels: `(batch, tokens)`,
+    logits: `(batch, frames, vocabulary)`; frame_mask: `(batch, frames)`, True on real ones; labels: `(batch, tokens)`,
     -100 on padding, its end tokens (`blank_id`) are dropped. Utterances with more labels than frames count as zero.
     """
     targets = labels.masked_fill(labels.eq(-100), blank_id)
@@ -56,8 +56,8 @@ def consensus_loss(
     Pull every voter towards the mean of all voters (StableToken, eq. 4). Unitless, mean over real frames and voters.
 
     projections: `(voters, batch, frames, bits)` before binarization; mask: `(batch, frames)`, True on real frames.
-    reduction: over bits. The equation's squared norm is "sum"; "mean", 1 / bits of it, is what the weight 0.25 was used
-    with in the public code. detach: no gradient through the mean, so that the clean majority anchors it.
+    reduction: over bits. The equation's squared norm is "sum"; "mean", 1 / bits of it, is what public code uses the
+    weight 0.25 with. detach: no gradient through the mean, so that the clean majority anchors it.
 
     Raises:
         ValueError: unknown reduction.
@@ -83,7 +83,9 @@ def commitment_loss(
     return frame_mean(per_frame, mask, num_frames)
 
 
-def bit_entropy(projections: Tensor, mask: Tensor, temperature: float, num_frames: Tensor | int | None = None) -> Tensor:
+def bit_entropy(
+    projections: Tensor, mask: Tensor, temperature: float, num_frames: Tensor | int | None = None
+) -> Tensor:
     """
     Entropy in nats of a frame's soft code assignment, mean over voters and real frames (LFQ, Yu et al., 2023).
 
@@ -99,7 +101,7 @@ def batch_entropy(projections: Tensor, mask: Tensor, temperature: float) -> Tens
     """
     Entropy in nats of the mean code assignment over the real frames of all processes, mean over voters.
 
-    Subtracted, it spreads the codes over the codebook. With the bits split in halves, frames x (2**low + 2**high) numbers
+    Subtracted, it spreads the codes over the codebook. With the bits in two halves, frames x (2**low + 2**high) numbers
     replace frames x 2**bits: the mean over frames of the outer products is one matrix product. Gradients flow through
     the sum over processes, so every process gets the gradient of the whole batch.
 

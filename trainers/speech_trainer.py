@@ -57,7 +57,8 @@ class EpochSeededLengthSampler(LengthGroupedSampler):
 
 def prepare_output_folder(folder: str, resume: bool) -> str | None:
     """
-    The checkpoint to resume from, or None when training starts afresh.
+    The checkpoint to resume from, or None when training starts afresh: also with `resume` when there is none yet, so
+    that one command, repeated after every interruption, finishes the training.
 
     Raises:
         FileExistsError: the folder already holds a checkpoint or a model and `resume` is not set.
@@ -155,7 +156,13 @@ class SpeechTrainer(Trainer):
         return self._sampler
 
     def _run_epoch(self, *, epoch: int, **kwargs):
-        """Tells the sampler itself: a resumed data loader of several processes does not pass the epoch on."""
+        """
+        Tells the sampler itself: a resumed data loader of several processes does not pass the epoch on. A run that was
+        killed after its last step takes no further one.
+        """
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last checkpoint of all
+            self.control.should_training_stop = True
+            return
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)

@@ -36,10 +36,12 @@ class StableTokenTrainingArguments(TrainingArguments):
         default=0.01, metadata={"help": "Temperature of the soft assignment. Open in the paper; 0.01 as in LFQ."}
     )
     consensus_reduction: str = field(
-        default="mean", metadata={"help": 'Over bits, "mean" or "sum". Eq. 4 reads as "sum", public code takes "mean".'}
+        default="mean",
+        metadata={"help": 'Over bits, "mean" or "sum". Eq. 4 reads as "sum", public code takes "mean".'},
     )
     consensus_detach: bool = field(
-        default=True, metadata={"help": "No gradient through the voters' mean, so that it is an anchor. Open in eq. 4."}
+        default=True,
+        metadata={"help": "No gradient through the voters' mean, so that it is an anchor. Open in eq. 4."},
     )
     num_noisy_voters: int | None = field(
         default=None,
@@ -54,8 +56,8 @@ class StableTokenTrainer(SpeechTrainer):
     """
     Trains `StableTokenForConditionalGeneration` on batches of `SpeechTextCollator`.
 
-    Noise is drawn from the utterance's samples, the seed and the step; the noisy voters from the seed and the step, one
-    draw for the whole batch. Neither depends on how the batch is cut into micro-batches or processes, and a resumed
+    Noise is drawn from the utterance's samples, the seed and the step; the noisy voters from seed and step, one draw
+    for the whole batch. Neither depends on how the batch is cut into micro-batches or processes, and a resumed
     run repeats them. The batch entropy alone depends on the micro-batch (not on the number of processes).
 
     Args:
@@ -79,8 +81,8 @@ class StableTokenTrainer(SpeechTrainer):
             )
         if self.feature_extractor.mel_frames_per_token != config.mel_frames_per_token:
             raise ValueError(
-                f"the feature extractor pads to {self.feature_extractor.mel_frames_per_token} mel frames per token, the "
-                f"model has {config.mel_frames_per_token}: set mel_frames_per_token of the feature extractor."
+                f"the feature extractor pads to {self.feature_extractor.mel_frames_per_token} mel frames per token, "
+                f"the model has {config.mel_frames_per_token}: set mel_frames_per_token of the feature extractor."
             )
         self._code_counts = torch.zeros(config.codebook_size, dtype=torch.long, device=self.args.device)
 
@@ -94,9 +96,7 @@ class StableTokenTrainer(SpeechTrainer):
 
         terms = {"cross_entropy": (1.0, outputs.loss)}
         if args.consensus_weight and projections.shape[0] > 1:
-            consensus = consensus_loss(
-                projections, mask, num_frames, args.consensus_reduction, args.consensus_detach
-            )
+            consensus = consensus_loss(projections, mask, num_frames, args.consensus_reduction, args.consensus_detach)
             terms["consensus"] = (args.consensus_weight, consensus)
         if args.commitment_weight:
             commitment = commitment_loss(projections, speech.votes, mask, num_frames)
@@ -145,7 +145,7 @@ class StableTokenTrainer(SpeechTrainer):
         return noisy.to(self.args.device)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """"lr_scheduler OneCycleLR" (Table 8), rising for `warmup_steps`; AdamW's momentum stays as it is."""
+        """The paper's "OneCycleLR" (Table 8), rising for `warmup_steps`; AdamW's momentum stays as it is."""
         if self.lr_scheduler is None:
             warmup = self.args.get_warmup_steps(num_training_steps)
             self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(

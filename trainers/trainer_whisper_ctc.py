@@ -26,6 +26,9 @@ class WhisperCTCTrainingArguments(TrainingArguments):
     )
     mask_time: int = field(default=25, metadata={"help": "Longest masked stretch in mel frames (10 ms), 0 for none."})
     mask_mel: int = field(default=18, metadata={"help": "Widest masked band in mel bins, 0 for none."})
+    mask_text: float = field(
+        default=0.2, metadata={"help": "Share of decoder inputs hidden, so that it listens instead of reciting."}
+    )
     num_masks: int = field(default=2, metadata={"help": "Masked stretches and bands per utterance (SpecAugment)."})
 
 
@@ -41,7 +44,8 @@ class WhisperCTCTrainer(SpeechTrainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
             features, mask = self._augmented_features(inputs["waveforms"], inputs["num_samples"])
-        outputs = model(features, mask, labels=inputs["labels"])
+            decoder_input_ids = self._masked_inputs(inputs["labels"])
+        outputs = model(features, mask, labels=inputs["labels"], decoder_input_ids=decoder_input_ids)
         labels, weight = inputs["labels"], self.args.ctc_weight
         count = num_items_in_batch["labels"]
         blank = self.model.config.pad_token_id
@@ -52,6 +56,13 @@ class WhisperCTCTrainer(SpeechTrainer):
         self.log_terms(terms)
         loss = (1 - weight) * terms["cross_entropy"] + weight * terms["ctc"]
         return (loss, outputs) if return_outputs else loss
+
+    def _masked_inputs(self, labels: Tensor) -> Tensor:
+        """Decoder inputs `(batch, tokens)` for `labels`, a share of them replaced by the unknown token."""
+        inputs = self.model.shift_labels(labels)
+        hidden = torch.rand(inputs.shape, device=inputs.device) < self.args.mask_text
+        hidden[:, 0] = False
+        return inputs.masked_fill(hidden, self.processing_class.unk_token_id)
 
     def _augmented_features(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Speed perturbation of `(batch, samples)` waveforms, log-mel, SpecAugment."""
