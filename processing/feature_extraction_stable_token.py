@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, WhisperFeatureExtractor
 
+FRAMES_AT_ONCE = 6000  # a spectrum is five times its audio in memory: one minute at a time
+
 
 class StableTokenFeatureExtractor(WhisperFeatureExtractor):
     """
@@ -126,11 +128,20 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
     def _log_mel(self, waveforms: Tensor) -> Tensor:
         """Whisper's log10 mel power. waveforms: `(batch, samples)`; returns `(batch, mel bins, frames)`."""
         window = torch.hann_window(self.n_fft, device=waveforms.device)
+        mel_filters = torch.from_numpy(self.mel_filters).to(waveforms)  # (n_fft / 2 + 1, mel bins)
+        num_frames = waveforms.shape[1] // self.hop_length  # one fewer than fit: the last is centred on the end
+        waveforms = torch.nn.functional.pad(waveforms, (self.n_fft // 2, self.n_fft // 2), mode="reflect")
+        pieces = []
         with torch.autocast(waveforms.device.type, enabled=False):  # half precision cannot hold 80 dB of power
-            spectrum = torch.stft(waveforms, self.n_fft, self.hop_length, window=window, return_complex=True)
-            power = spectrum[..., :-1].abs().square()  # the last frame is centred where the audio ends
-            mel_filters = torch.from_numpy(self.mel_filters).to(power)  # (n_fft / 2 + 1, mel bins)
-            return (mel_filters.T @ power).clamp(min=1e-10).log10()
+            for first in range(0, num_frames, FRAMES_AT_ONCE):
+                last = min(first + FRAMES_AT_ONCE, num_frames) - 1
+                piece = waveforms[:, first * self.hop_length : last * self.hop_length + self.n_fft]
+                spectrum = torch.stft(
+                    piece, self.n_fft, self.hop_length, window=window, center=False, return_complex=True
+                )
+                power = spectrum.real.square() + spectrum.imag.square()
+                pieces.append((mel_filters.T @ power).clamp(min=1e-10).log10())
+        return torch.cat(pieces, dim=-1)
 
     def _as_list(self, raw_speech: np.ndarray | Tensor | list) -> list:
         """One waveform or a list of waveforms, as a list of waveforms."""

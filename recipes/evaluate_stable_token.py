@@ -155,12 +155,12 @@ def format_table(results: dict[str, dict[str, float]], conditions: dict[str, str
     titles |= {f"wer/{name}": f"WER, {title}" for name, title in conditions.items()}
     titles |= {f"ued/{name}": f"UED, {title}" for name, title in conditions.items()}
     titles |= {"ued_mean": "UED, mean", "codebook_usage": "codes in use"}
-    lines = [" " * 34 + "".join(f"{corpus:>18}" for corpus in results)]
+    lines = [" " * 40 + "".join(f"{corpus:>18}" for corpus in results)]
     for name, title in titles.items():
         values = [metrics.get(name) for metrics in results.values()]
         if any(value is not None for value in values):
             cells = ["" if value is None else f"{value:.2f} %" for value in values]
-            lines.append(f"{title:34}" + "".join(f"{cell:>18}" for cell in cells))
+            lines.append(f"{title:40}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here asks the Hub
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait crawl on a busy machine
 
 import datasets
 import soundfile
@@ -53,7 +54,7 @@ def train(args: QuickstartArguments) -> None:
     print("      two voters who hear noise learn to vote as the three who do not.", flush=True)
     command = ["--preset", "mini", "--base_model", args.base_model, "--output_dir", str(folder), "--resume"]
     command += ["--dataset", "embedded", "--noise_dataset", "embedded", "--max_steps", str(args.max_steps)]
-    command += ["--save_steps", "100", "--logging_steps", "100", "--report_to", "none"]
+    command += ["--save_steps", "100", "--logging_steps", "100", "--report_to", "none", "--disable_tqdm", "False"]
     train_stable_token.main(command)
 
 

@@ -6,9 +6,9 @@ Train and measure every row of the paper's Tables 4 and 5 from one base, on real
 
 Rows differ from one another in the flags of `ROWS` only; all start from `hub_cards/mini/whisper` and meet the same
 noise. Flags that this page does not know go to `recipes/train_stable_token.py`. A row whose entries are in the results
-file with the same command is skipped; an interrupted one goes on from its last checkpoint, whatever stopped it.
-Hardware: one CPU core per job; 11 trainings of some 20 minutes. Writes `hub_cards/results/stable_token.json` and the
-figures.
+file with the same command and base is skipped; an interrupted one goes on from its last checkpoint, whatever stopped
+it. Hardware: one CPU core per job; 11 trainings of some 20 minutes. Writes `hub_cards/results/stable_token.json` and
+the figures; `recipes/write_card.py` then writes the card.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,12 @@ def training_command(args: argparse.Namespace, row: Row, seed: int, training_fla
     return command + list(row.flags) + training_flags
 
 
+def recorded(command: list[str], base_model: str) -> str:
+    """The command as the results keep it, with a checksum of the base: another base is another training."""
+    checksum = zlib.crc32(Path(base_model, "model.safetensors").read_bytes())
+    return f"{shlex.join(command)}  # base {checksum:08x}"
+
+
 def is_finished(results: Results, entries: tuple[tuple[str, str], ...], seed: int, command: str, corpora: list[str]):
     """Whether all corpora of all the entries stand in the results with this very command."""
     found = [
@@ -137,19 +144,18 @@ def run_logged(command: list[str], log: Path, lock) -> None:
         raise RuntimeError(f"{command[1]} ended with {done.returncode}; the end of {log}:\n{tail}")
 
 
-def train_once(command: list[str], folder: Path, lock) -> None:
+def train_once(command: list[str], record: str, folder: Path, lock) -> None:
     """
-    Train into `folder` unless that is done; an interrupted training goes on.
+    Train into `folder` unless that is done; an interrupted training goes on. record: see `recorded`.
 
     Raises:
         RuntimeError: the folder holds another training, or training failed.
     """
     state = folder / "run.json"
-    known = json.loads(state.read_text()) if state.exists() else {"command": command, "trained": False}
-    if known["command"] != command:
+    known = json.loads(state.read_text()) if state.exists() else {"command": record, "trained": False}
+    if known["command"] != record:
         raise RuntimeError(
-            f"{folder} holds another training: {shlex.join(known['command'])}\n"
-            "remove it, or give another --runs folder."
+            f"{folder} holds another training: {known['command']}\nremove it, or give another --runs folder."
         )
     if not known["trained"]:
         write_atomically(state, json.dumps(known))
@@ -168,9 +174,9 @@ def evaluate(args: argparse.Namespace, model: str, folder: Path, lock) -> dict:
 def run(args: argparse.Namespace, name: str, entries: tuple, seed: int, command: list[str] | None) -> str:
     """Train (unless `command` is None: the base) and measure one model, add it to the results; returns its title."""
     title = f"{name}, seed {seed}" if command else name
-    recorded = shlex.join(command or ["python", "recipes/pretrain_mini_whisper.py"])
+    record = recorded(command or ["python", "recipes/pretrain_mini_whisper.py"], args.base_model)
     corpora = [corpus_label(source) for source in args.test_dataset]
-    if is_finished(read_results(args.results, METHOD), entries, seed, recorded, corpora):
+    if is_finished(read_results(args.results, METHOD), entries, seed, record, corpora):
         print(f"{title}: in {args.results} already", flush=True)
         return title
     folder = args.runs / f"{name.replace('w/o', 'without').replace(',', '').replace(' ', '_')}-{seed}"
@@ -180,10 +186,10 @@ def run(args: argparse.Namespace, name: str, entries: tuple, seed: int, command:
         started = time.monotonic()
         print(f"{title}: started, log in {folder}", flush=True)
         if command:
-            train_once(command, folder, lock)
+            train_once(command, record, folder, lock)
         measured = evaluate(args, str(folder) if command else args.base_model, folder, lock)
         runs = [
-            Run(table, row, seed, corpus, "test", measured["parameters"], recorded, metrics)
+            Run(table, row, seed, corpus, "test", measured["parameters"], record, metrics)
             for table, row in entries
             for corpus, metrics in measured["metrics"].items()
         ]

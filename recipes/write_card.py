@@ -32,7 +32,7 @@ def markdown_table(header: list[str], lines: list[list[str]]) -> str:
 
 def option(run: Run, name: str) -> list[str]:
     """The values of an option in the command of a run."""
-    words = shlex.split(run.command)
+    words = shlex.split(run.command, comments=True)
     values = []
     for word in words[words.index(name) + 1 :] if name in words else []:
         if word.startswith("--"):

@@ -102,7 +102,9 @@ def tiny_whisper_folder(tiny_config, tiny_processor, tmp_path):
     """A random Whisper as `from_whisper` and the recipes take it, with a window of 20 seconds, and its processor."""
     fields = {name: value for name, value in tiny_config.to_dict().items() if hasattr(WhisperConfig(), name)}
     fields.pop("model_type")
-    config = WhisperConfig(**fields | {"max_source_positions": 1000, "begin_suppress_tokens": None})
+    config = WhisperConfig(
+        **fields | {"max_source_positions": 1000, "max_target_positions": 64, "begin_suppress_tokens": None}
+    )
     folder = tmp_path / "whisper"
     WhisperForConditionalGeneration(config).save_pretrained(folder)
     tiny_processor.save_pretrained(folder)

@@ -235,11 +235,22 @@ def test_a_row_is_finished_when_all_its_entries_have_its_command(recipes, tmp_pa
 def test_a_run_folder_is_not_used_for_another_training(recipes, tmp_path):
     from reproduce_stable_token import train_once
 
-    (tmp_path / "run.json").write_text(json.dumps({"command": ["python", "a"], "trained": True}))
+    (tmp_path / "run.json").write_text(json.dumps({"command": "python a", "trained": True}))
     with (tmp_path / "lock").open("w") as lock:
-        train_once(["python", "a"], tmp_path, lock)  # finished: nothing happens
+        train_once(["python", "a"], "python a", tmp_path, lock)  # finished: nothing happens
         with pytest.raises(RuntimeError, match="holds another training"):
-            train_once(["python", "b"], tmp_path, lock)
+            train_once(["python", "b"], "python b", tmp_path, lock)
+
+
+def test_another_base_is_another_training(recipes, tmp_path):
+    from reproduce_stable_token import recorded
+
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = recorded(["python", "a b"], str(tmp_path))
+    assert first.startswith("python 'a b'  # base ")
+    assert recorded(["python", "a b"], str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert recorded(["python", "a b"], str(tmp_path)) != first
 
 
 def test_a_failed_training_shows_the_end_of_its_log(recipes, tmp_path):

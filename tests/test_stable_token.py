@@ -11,7 +11,7 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration, StableTokenModel
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 
-EDGE_LENGTHS = [161, 319, 320, 321, 639, 640, 641, 1279, 1280, 1281, 1919, 1921, 15999, 31999, 32000]
+EDGE_LENGTHS = [161, 319, 320, 321, 639, 640, 641, 1279, 1280, 1281, 1919, 1921, 15999, 31999, 32000, 32639, 32640]
 
 
 @pytest.fixture
@@ -188,9 +188,12 @@ def test_impossible_configurations_are_refused(fields, message):
         StableTokenConfig(**fields)
 
 
+@pytest.mark.parametrize("longest", [32000, 35000], ids=["one window", "two windows"])
 @pytest.mark.parametrize("num_samples", EDGE_LENGTHS)
-def test_tokens_of_an_utterance_alone_and_in_a_batch_are_identical(tiny_model, extractor, make_speech, num_samples):
-    speech, longer = make_speech(num_samples), make_speech(32000, seed=1)
+def test_tokens_of_an_utterance_alone_and_in_a_batch_are_identical(
+    tiny_model, extractor, make_speech, num_samples, longest
+):
+    speech, longer = make_speech(num_samples), make_speech(max(longest, num_samples), seed=1)
     alone = tiny_model.model.encode(**extractor(speech, sampling_rate=16000, return_tensors="pt"))
     batch = tiny_model.model.encode(**extractor([speech, longer], sampling_rate=16000, return_tensors="pt"))
     num_tokens = -(-num_samples // 640)

@@ -155,6 +155,33 @@ def test_a_small_model_learns(tmp_path):
     assert all(math.isfinite(line["loss"]) for line in lines)
 
 
+def test_activation_checkpointing_trains_alike(tmp_path):
+    plain = build_trainer("stable_token", tmp_path, max_steps=3)
+    frugal = build_trainer("stable_token", tmp_path, max_steps=3, activation_checkpointing=True)
+    plain.train()
+    frugal.train()
+    assert frugal.model.upper_layers[0].gradient_checkpointing
+    for line, expected in zip(logged_lines(frugal), logged_lines(plain), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_bfloat16_trains_alike_to_its_precision(tmp_path):
+    plain = build_trainer("stable_token", tmp_path, max_steps=3)
+    half = build_trainer("stable_token", tmp_path, max_steps=3, bf16=True)
+    plain.train()
+    half.train()
+    for line, expected in zip(logged_lines(half), logged_lines(plain), strict=True):
+        for name in TERMS:
+            assert line[name] == pytest.approx(expected[name], rel=0.05, abs=0.01), name
+
+
+def test_a_stream_without_a_length_trains_for_max_steps(tmp_path):
+    trainer = build_trainer("stable_token", tmp_path, max_steps=7, per_device_train_batch_size=4)
+    trainer.train_dataset = trainer.train_dataset.to_iterable_dataset()  # three batches, started over
+    trainer.train()
+    assert [line["step"] for line in logged_lines(trainer)] == list(range(1, 8))
+
+
 def test_evaluation_reports_the_training_loss_without_counting_codes(tmp_path):
     trainer = build_trainer("stable_token", tmp_path)
     trainer.perturber = None

@@ -122,7 +122,7 @@ def test_bfloat16_runs_and_is_near_float32(encoder):
 def test_bad_shapes_are_refused(encoder):
     with pytest.raises(ValueError, match=r"\(batch, 16 mel bins, frames\); got shape \(1, 80, 8\)"):
         encoder(torch.randn(1, 80, 8))
-    with pytest.raises(ValueError, match=r"\(batch, mel frames\) = \(1, 8\); got \(1, 7\)"):
+    with pytest.raises(ValueError, match=r"frames\) = \(1, 8\); got \(1, 7\)"):
         encoder(torch.randn(1, 16, 8), torch.ones(1, 7))
     with pytest.raises(ValueError, match="242 mel frames need 121 positions, the encoder has 120"):
         encoder(torch.randn(1, 16, 242))

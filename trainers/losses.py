@@ -101,7 +101,7 @@ def batch_entropy(projections: Tensor, mask: Tensor, temperature: float) -> Tens
     """
     Entropy in nats of the mean code assignment over the real frames of all processes, mean over voters.
 
-    Subtracted, it spreads the codes over the codebook. With the bits in two halves, frames x (2**low + 2**high) numbers
+    Subtracted, it spreads codes over the codebook. With the bits in two halves, frames x (2**low + 2**high) numbers
     replace frames x 2**bits: the mean over frames of the outer products is one matrix product. Gradients flow through
     the sum over processes, so every process gets the gradient of the whole batch.
 
