@@ -6,6 +6,7 @@ INSTALLED := .venv/.installed
 # tests never reach for a network
 export TOKENIZERS_PARALLELISM := false
 test test-slow: export HF_HUB_OFFLINE := 1
+test test-slow: export OMP_NUM_THREADS := 1
 
 .PHONY: install quickstart test test-slow lint format clean
 

@@ -1,21 +1,26 @@
 """
 Train a Whisper of 3.5 M parameters from scratch: the base that the mini models start from.
 
-The base kept in `hub_cards/mini/whisper` was trained in two stages, DATA being the folder of the real corpora:
+The base kept in `hub_cards/mini/whisper` was trained in four stages, DATA being the folder of the real corpora:
 
     accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/pretrain_mini_whisper.py --use_cpu --bf16 \\
         --dataset embedded digit_strings:DATA/spoken_digits:1200 DATA/an4 DATA/an4 DATA/alphanumeric@verbalised \\
         DATA/grid_s1 --train_sampling_strategy group_by_length --per_device_train_batch_size 12 --max_steps 4500 \\
         --learning_rate 1e-3 --lr_scheduler_type cosine --warmup_steps 200 --adam_beta2 0.98 --weight_decay 0.01 \\
-        --mask_text 0 --save_steps 250 --output_dir runs/alignment
+        --mask_text 0 --save_steps 250 --output_dir runs/1
 
-    and again with --init_from runs/alignment/checkpoint-4500 --max_steps 2000 --learning_rate 7e-4 \\
-        --warmup_steps 100 --augmentation_start 0 --mask_text 0.2 --output_dir runs/mini_whisper and, as --dataset,
-        embedded digit_strings:DATA/spoken_digits:4000, DATA/an4 four times, DATA/alphanumeric@verbalised three times
+    and on from the last checkpoint of the stage before, each with --init_from runs/1/checkpoint-4500 (and so on),
+    --augmentation_start 0, --mask_text 0.2, without grid_s1, with an4 four times, and
+
+    2: --max_steps 2000 --learning_rate 7e-4 --warmup_steps 100, 4000 digit strings, alphanumeric three times
+    3: --max_steps 750 --learning_rate 5e-4 --warmup_steps 50, 8000 digit strings, alphanumeric twice,
+       --mask_time 8 --mask_mel 10 --num_masks 1
+    4: --max_steps 300 --learning_rate 3e-4 --warmup_steps 20, 12000 digit strings, else as 3
 
 Cross-entropy alone does not align from so little speech; an auxiliary CTC loss on the encoder does. The decoder then
-recites the few texts it has seen until a share of its inputs is hidden (`--mask_text`) and the digit strings are many.
-Hardware: two CPU cores, about 35 and 15 minutes.
+recites the few texts it has seen, until a share of its inputs is hidden, the digit strings are many, and masks are too
+short to hide a whole digit. WER on digit strings and an4 after each stage: 13.8 and 44.1 %, 8.9 and 32.2 %,
+5.5 and 29.2 %, 4.7 and 29.9 %. Hardware: two CPU cores, 75 minutes in all.
 """
 
 import json
