@@ -74,6 +74,34 @@ class VotingLFQ(nn.Module):
         self.project_in = nn.Linear(dim, num_voters * num_bits, bias=projection_bias)
         self.project_out = nn.Linear(num_bits, dim, bias=output_bias)
 
+    @torch.no_grad()
+    def fit(self, frames: Tensor) -> Tensor:
+        """
+        Start from the data: bits are signs of principal components, the output is the best linear guess.
+
+        Each voter's directions are turned a little at random, so that the voters differ. Returns the mean `(dim,)`,
+        which an output without a bias cannot hold.
+
+        frames: `(frames, dim)` before quantization.
+
+        Raises:
+            ValueError: no more frames than they have dimensions.
+        """
+        if frames.shape[0] <= frames.shape[1]:
+            raise ValueError(f"fitting needs more frames than dimensions; got frames of shape {tuple(frames.shape)}.")
+        frames = frames.float()
+        mean = frames.mean(dim=0)
+        values, vectors = torch.linalg.eigh((frames - mean).T @ (frames - mean) / len(frames))
+        directions = vectors[:, -self.num_bits :].T / values[-self.num_bits :, None].clamp_min(1e-8).sqrt()
+        turned = directions.repeat(self.num_voters, 1)
+        turned += 0.1 * turned.norm(dim=1, keepdim=True) * torch.randn_like(turned) / len(mean) ** 0.5
+        self.project_in.weight.copy_(turned)
+        if self.project_in.bias is not None:
+            self.project_in.bias.copy_(-turned @ mean)
+        scores = self.vote(self.project(frames[None])).scores[0]
+        self.project_out.weight.copy_(torch.linalg.lstsq(scores, frames - mean).solution.T)
+        return mean
+
     def project(self, hidden_states: Tensor) -> Tensor:
         """Eq. 1: `(batch, frames, dim)` to `(voters, batch, frames, bits)` in float32."""
         bias = None if self.project_in.bias is None else self.project_in.bias.float()

@@ -146,3 +146,18 @@ def test_ids_are_lucidrains_with_the_bits_reversed():
     frames = torch.randn(2, 40, BITS)
     indices = lfq.eval()(frames)[1]  # most significant bit first
     assert torch.equal(bits_to_codes(binarize(frames)), bits_to_codes(codes_to_bits(indices, BITS).flip(-1)))
+
+
+def test_a_fitted_quantizer_keeps_most_of_the_frames_and_its_voters_differ(quantizer):
+    frames = torch.randn(500, DIM) @ torch.randn(DIM, DIM) + 3.0
+    before = (quantizer.eval()(frames[None]).quantized - frames).pow(2).mean()
+    mean = quantizer.fit(frames)
+    output = quantizer(frames[None])
+    assert (output.quantized + mean - frames).pow(2).mean() < 0.5 * frames.var(dim=0).mean() < before
+    assert not torch.equal(quantizer.project_in.weight[:BITS], quantizer.project_in.weight[BITS : 2 * BITS])
+    assert (output.scores[0] > 0).float().mean(dim=0).sub(0.5).abs().max() < 0.1  # every bit is used
+
+
+def test_fitting_needs_more_frames_than_dimensions(quantizer):
+    with pytest.raises(ValueError, match="more frames than dimensions"):
+        quantizer.fit(torch.randn(DIM, DIM))

@@ -117,6 +117,28 @@ def test_noisy_voters_must_be_a_minority(tmp_path, num_noisy_voters):
         build_trainer("stable_token", tmp_path, num_noisy_voters=num_noisy_voters)
 
 
+def test_a_fresh_run_fits_the_quantizer_and_a_resumed_one_does_not(tmp_path, monkeypatch):
+    trainer = build_trainer("stable_token", tmp_path, fit_quantizer_rows=8, save_strategy="steps", save_steps=5)
+    weights = trainer.model.model.quantizer.project_in.weight
+    before = weights.detach().clone()
+    trainer.fit_quantizer()
+    assert not torch.equal(weights, before)
+    trainer.train()
+    monkeypatch.setattr(trainer, "fit_quantizer", lambda: pytest.fail("fitted again"))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+
+
+def test_noise_as_augmentation_is_all_that_the_voters_see(tmp_path):
+    trainer = build_trainer("stable_token", tmp_path, noise_as_augmentation=True)
+    inputs = trainer.data_collator([trainer.train_dataset[row] for row in range(3)])
+    views = trainer.both_views(inputs)
+    clean, _ = trainer.feature_extractor.extract(inputs["waveforms"], inputs["num_samples"])
+    assert views.keys() == {"input_features", "attention_mask"}
+    assert not torch.allclose(views["input_features"], clean)
+    with pytest.raises(ValueError, match="noise_as_augmentation needs a perturber"):
+        build_trainer("stable_token", tmp_path, perturber=None, noise_as_augmentation=True)
+
+
 def test_an_utterance_meets_new_noise_in_every_step_but_the_same_in_every_batch(tmp_path):
     trainer = build_trainer("stable_token", tmp_path)
     rows = [trainer.train_dataset[row] for row in range(3)]

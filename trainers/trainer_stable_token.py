@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
 from ..processing.perturbation import Perturber
@@ -47,6 +48,12 @@ class StableTokenTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "k of section 2.3. Open in the paper; the largest minority, 2 of 5, when not given."},
     )
+    fit_quantizer_rows: int = field(
+        default=0,
+        metadata={
+            "help": "Training rows from which the quantizer is first fitted (principal components); 0 for random."
+        },
+    )
     noise_as_augmentation: bool = field(
         default=False, metadata={"help": "A control without clean majority: all voters see the perturbed view alone."}
     )
@@ -64,12 +71,14 @@ class StableTokenTrainer(SpeechTrainer):
         perturber: the augmentation A(.); None trains on clean speech only.
 
     Raises:
-        ValueError: the noisy voters are not a strict minority.
+        ValueError: the noisy voters are not a strict minority, or `noise_as_augmentation` without a perturber.
     """
 
     def __init__(self, *args, perturber: Perturber | None, **kwargs):
         super().__init__(*args, **kwargs)
         config = self.model.config
+        if self.args.noise_as_augmentation and perturber is None:
+            raise ValueError("noise_as_augmentation needs a perturber; got None.")
         self.perturber = perturber
         self.num_noisy_voters = self.args.num_noisy_voters
         if self.num_noisy_voters is None:
@@ -85,6 +94,38 @@ class StableTokenTrainer(SpeechTrainer):
                 f"the model has {config.mel_frames_per_token}: set mel_frames_per_token of the feature extractor."
             )
         self._code_counts = torch.zeros(config.codebook_size, dtype=torch.long, device=self.args.device)
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """`SpeechTrainer.train`; a fresh run may first fit the quantizer to the data."""
+        if self.args.fit_quantizer_rows and not resume_from_checkpoint:
+            self.fit_quantizer()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    @torch.no_grad()
+    def fit_quantizer(self):
+        """
+        A quantizer that passes on what it can from the first step, for runs too short to find one from random.
+
+        Not in the paper: a random one erases the utterance, and the decoder unlearns to listen before it has learnt.
+
+        Raises:
+            ValueError: a streamed corpus, or too few rows.
+        """
+        if isinstance(self.train_dataset, IterableDataset):
+            raise ValueError("fit_quantizer_rows needs a corpus with a length; got a stream: set it to 0.")
+        model = self.model.eval()
+        rows = torch.randperm(len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed))
+        rows = rows[: self.args.fit_quantizer_rows].tolist()
+        frames = []
+        size = self.args.train_batch_size
+        for first in range(0, len(rows), size):
+            batch = self.data_collator([self.train_dataset[row] for row in rows[first : first + size]])
+            features, mask = self.feature_extractor.extract(batch["waveforms"], batch["num_samples"])
+            states, mask = model.model.pooled_states(features.to(model.device), mask.to(model.device))
+            frames.append(states[mask])
+        mean = model.model.quantizer.fit(torch.cat(frames))
+        if model.config.reinject_positions:
+            model.upper_positions.weight += mean  # every frame of the upper layers starts from it
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Eq. 5 on one micro-batch; every mean is over the labels or frames of the whole optimizer step."""
