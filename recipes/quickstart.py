@@ -35,7 +35,7 @@ MINUTES = 5
 class QuickstartArguments:
     base_model: str = field(default=str(ROOT / "hub_cards/mini/whisper"), metadata={"help": "Mini Whisper folder."})
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "For the model and what it writes."})
-    max_steps: int = field(default=600, metadata={"help": "Training steps of 16 utterances."})
+    max_steps: int = field(default=500, metadata={"help": "Training steps of 16 utterances."})
     max_utterances: int = field(default=90, metadata={"help": "Test utterances to measure on."})
     num_files: int = field(default=5, metadata={"help": "Files to transcribe."})
 

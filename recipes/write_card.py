@@ -22,7 +22,6 @@ SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 COLUMNS = {"wer": "WER clean", "wer/real": "WER real noise", "ued_mean": "UED mean"}
 COLUMNS |= {f"ued/{name}": title for name, title in CONDITIONS.items()}
 NOTHING = "Not measured yet.\n"
-FEW = 3  # decimals of small benchmark figures
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
@@ -113,23 +112,36 @@ def comparison(results: Results) -> str:
 
 
 def counts(results: Results) -> str:
-    """Parameters of the paper's shape against its Table 12."""
-    if not results.counts:
-        return NOTHING
-    names = [name for name in results.counts[0] if name != "name"]
-    return markdown_table(["", *names], [[c["name"], *[str(c[name]) for name in names]] for c in results.counts])
+    """Parameters and operations of the paper's shape against its Table 12."""
+    header = ["", "parameters in M", "the paper's", "operations in G", "the paper's", "products of attention in G"]
+    lines = [
+        [
+            entry["name"],
+            f"{entry['parameters'] / 1e6:.3f}",
+            f"*{entry['paper']:.3f}*",
+            f"{entry['operations'] / 1e9:.3f}",
+            f"*{entry['paper_operations_g']:.3f}*",
+            f"{entry['attention_products'] / 1e9:.3f}",
+        ]
+        for entry in results.counts
+    ]
+    note = "\nThe paper's counter leaves out the two matrix products of attention; they come on top.\n"
+    return markdown_table(header, lines) + note if lines else NOTHING
 
 
 def benchmarks(results: Results) -> str:
-    """What was measured side by side; its command is in the results file."""
+    """What was measured side by side; the commands are in the results file."""
     lines = []
     for entry in results.benchmarks:
-        figures = {name: value for name, value in entry.items() if name not in ("name", "command")}
-        shown = [
-            f"{name} {round(value, FEW) if isinstance(value, float) else value}" for name, value in figures.items()
-        ]
-        lines.append([f"`{entry['name']}`", ", ".join(shown)])
-    return markdown_table(["", "measured"], lines) if lines else NOTHING
+        others = {name: value for name, value in entry.items() if name not in ("name", "command", "ratio", "target")}
+        texts = [value if isinstance(value, str) else f"{name}: {plain(value)}" for name, value in others.items()]
+        lines.append([f"`{entry['name']}`", f"{entry['ratio']:.3f}", str(entry.get("target", "")), "; ".join(texts)])
+    return markdown_table(["", "ratio", "target", "setting"], lines) if lines else NOTHING
+
+
+def plain(value: float | dict[str, float]) -> str:
+    """A number, or named numbers, without punctuation of Python's."""
+    return ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, dict) else str(value)
 
 
 def fill(card: str, results: Results) -> str:
