@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+INSTALLED_DEEPSPEED := .venv/.installed-deepspeed
 
 # tests never reach for a network
 export TOKENIZERS_PARALLELISM := false
@@ -18,13 +19,18 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --editable '.[dev]'
 	touch $@
 
+# only the slow tests need it
+$(INSTALLED_DEEPSPEED): $(INSTALLED)
+	$(BIN)/python -m pip install --editable '.[dev,deepspeed]'
+	touch $@
+
 quickstart: $(INSTALLED)
 	$(BIN)/python recipes/quickstart.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED_DEEPSPEED)
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)

@@ -17,7 +17,8 @@ class StableTokenConfig(WhisperConfig):
     Args:
         quantize_position: number of encoder layers below the quantizer ("inserted into the encoder's mid-point",
             section 3); must leave at least one layer above it.
-        pooling_size: encoder frames (50 Hz) averaged into one token; 2 gives the paper's 25 Hz.
+        pooling_size: encoder frames (50 Hz) averaged into one token; 2 gives the paper's 25 Hz. Must divide the
+            position table, so that a full window holds whole tokens.
         num_bits: bits per token, `d` in eq. 1; the codebook has `2**num_bits` entries.
         num_voters: parallel projections, `n` in eq. 1; odd, so that every bit has a strict majority.
         use_projection_bias: whether the voters' projections have a bias (`b_i` in eq. 1).
@@ -30,7 +31,8 @@ class StableTokenConfig(WhisperConfig):
 
     Raises:
         StrictDataclassClassValidationError (of huggingface_hub): even number of voters, quantizer not inside the
-            encoder, more bits than ids can be counted with in memory (24), overlap not smaller than a window.
+            encoder, more bits than ids can be counted with in memory (24), a pooling that does not divide the position
+            table, overlap not smaller than a window.
     """
 
     model_type = "stable_token"
@@ -80,6 +82,11 @@ class StableTokenConfig(WhisperConfig):
             )
         if self.pooling_size < 1:
             raise ValueError(f"pooling_size must be at least 1; got {self.pooling_size}.")
+        if self.max_source_positions % self.pooling_size:
+            raise ValueError(
+                f"pooling_size must divide the encoder's {self.max_source_positions} positions; "
+                f"got {self.pooling_size}."
+            )
         if not 0 <= self.window_overlap < self.max_source_tokens:
             raise ValueError(
                 f"window_overlap must be smaller than a window of {self.max_source_tokens} tokens; "
@@ -104,7 +111,8 @@ class StableTokenConfig(WhisperConfig):
     @classmethod
     def from_whisper(cls, whisper_config: WhisperConfig, **overrides: Any) -> "StableTokenConfig":
         """
-        Take the shape of a Whisper model and put the quantizer at its encoder's mid-point unless told otherwise.
+        Take the shape of a Whisper model; unless told otherwise, put the quantizer at its encoder's mid-point and let
+        neighbouring windows share a third.
 
         Raises:
             ValueError: the configuration is not a Whisper's.
@@ -117,5 +125,7 @@ class StableTokenConfig(WhisperConfig):
         for derived in ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype"):
             fields.pop(derived, None)
         fields["quantize_position"] = whisper_config.encoder_layers // 2
-        fields["window_overlap"] = whisper_config.max_source_positions // 6
-        return cls(**{**fields, **overrides})
+        fields.update(overrides)
+        pooling_size = max(fields.get("pooling_size", cls.pooling_size), 1)  # below 1 is refused by the validation
+        fields.setdefault("window_overlap", fields["max_source_positions"] // pooling_size // 3)
+        return cls(**fields)

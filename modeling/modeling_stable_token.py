@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from ..configuration.configuration_stable_token import StableTokenConfig
 from .quantization import VotingLFQ, codes_to_bits
 from .whisper_decoder import LengthAwareWhisperDecoder, SpeechToTextGenerationMixin
-from .whisper_encoder import LengthAwareWhisperEncoder, SinusoidalPositions, masked_mean_pool, subsample_mask
+from .whisper_encoder import LengthAwareWhisperEncoder, SinusoidalPositions, masked_mean_pool
 
 PADDING_CODE = -1  # what `encode` writes behind the end of a shorter utterance; no token has this id
 
@@ -255,6 +255,10 @@ class StableTokenForConditionalGeneration(SpeechToTextGenerationMixin, StableTok
     def get_output_embeddings(self) -> nn.Module:
         return self.proj_out
 
+    @property
+    def mel_frames_per_state(self) -> int:
+        return self.config.mel_frames_per_token
+
     def set_output_embeddings(self, value: nn.Module):
         self.proj_out = value
 
@@ -328,31 +332,12 @@ class StableTokenForConditionalGeneration(SpeechToTextGenerationMixin, StableTok
         """
         speech = None
         if encoder_outputs is None:
-            speech = self.encode_speech(
-                input_features,
-                attention_mask,
-                perturbed_input_features=perturbed_input_features,
-                noisy_voters=noisy_voters,
-            )
-            encoder_outputs = BaseModelOutput(last_hidden_state=speech.last_hidden_state)
-        states = encoder_outputs.last_hidden_state
-        if attention_mask is None:
-            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        else:
-            mask = subsample_mask(subsample_mask(attention_mask.bool(), 2), self.config.pooling_size)
-        if decoder_input_ids is None and labels is not None:
-            decoder_input_ids = self.shift_labels(labels)
-        decoded = self.decoder(decoder_input_ids, states, mask, past_key_values=past_key_values, use_cache=use_cache)
-        logits = self.proj_out(decoded.last_hidden_state)
+            views = {"perturbed_input_features": perturbed_input_features, "noisy_voters": noisy_voters}
+            encoder_outputs = speech = self.encode_speech(input_features, attention_mask, **views)
+        cache = {"past_key_values": past_key_values, "use_cache": use_cache}
+        decoded = self.decode(encoder_outputs.last_hidden_state, attention_mask, decoder_input_ids, labels, **cache)
         loss = None
-        if labels is not None:
-            reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction=reduction)
-            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
-        return StableTokenSeq2SeqOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=decoded.past_key_values,
-            encoder_last_hidden_state=states,
-            speech=speech,
-        )
+        if labels is not None:  # nothing to shift: the decoder's inputs are
+            divisor = {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(decoded.logits, None, self.config.vocab_size, shift_labels=labels, **divisor)
+        return StableTokenSeq2SeqOutput(**{**decoded, "loss": loss, "speech": speech})

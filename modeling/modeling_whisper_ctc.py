@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.whisper.modeling_whisper import WhisperModel, WhisperPreTrainedModel
 
 from .whisper_decoder import LengthAwareWhisperDecoder, SpeechToTextGenerationMixin
-from .whisper_encoder import LengthAwareWhisperEncoder, masked_mean_pool, subsample_mask
+from .whisper_encoder import LengthAwareWhisperEncoder, masked_mean_pool
 
 
 @dataclass
@@ -29,6 +29,7 @@ class WhisperForJointCTC(SpeechToTextGenerationMixin, WhisperPreTrainedModel):
     """
 
     _tied_weights_keys = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+    mel_frames_per_state = 2
 
     def __init__(self, config):
         super().__init__(config)
@@ -64,26 +65,12 @@ class WhisperForJointCTC(SpeechToTextGenerationMixin, WhisperPreTrainedModel):
         if encoder_outputs is None:
             encoder_outputs = self.encode_speech(input_features, attention_mask)
         states = encoder_outputs.last_hidden_state
-        if attention_mask is None:
-            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        else:
-            mask = subsample_mask(attention_mask.bool(), 2)
-        ctc_logits = frame_mask = None
+        cache = {"past_key_values": past_key_values, "use_cache": use_cache}
+        output = WhisperCTCOutput(**self.decode(states, attention_mask, decoder_input_ids, labels, **cache))
         if labels is not None:
-            pooled, frame_mask = masked_mean_pool(states, mask, 2)
-            ctc_logits = self.ctc_head(pooled)
-            if decoder_input_ids is None:
-                decoder_input_ids = self.shift_labels(labels)
-        decoded = self.model.decoder(
-            decoder_input_ids, states, mask, past_key_values=past_key_values, use_cache=use_cache
-        )
-        return WhisperCTCOutput(
-            logits=self.proj_out(decoded.last_hidden_state),
-            past_key_values=decoded.past_key_values,
-            encoder_last_hidden_state=states,
-            ctc_logits=ctc_logits,
-            frame_mask=frame_mask,
-        )
+            pooled, output.frame_mask = masked_mean_pool(states, self.state_mask(states, attention_mask), 2)
+            output.ctc_logits = self.ctc_head(pooled)
+        return output
 
     def save_whisper(self, folder: str):
         """Write everything but the CTC head as a plain `WhisperForConditionalGeneration`."""

@@ -79,8 +79,10 @@ class VotingLFQ(nn.Module):
         """
         Start from the data: bits are signs of principal components, the output is the best linear guess.
 
-        Each voter's directions are turned a little at random, so that the voters differ. Returns the mean `(dim,)`,
-        which an output without a bias cannot hold.
+        Deviation from the "independent perspectives" of section 2.2: all voters start as copies of the same
+        directions, each turned a little at random, so that they differ but agree on most bits; independent ones would
+        cancel in the mean vote until training has aligned them. Returns the mean `(dim,)`, which an output without a
+        bias cannot hold.
 
         frames: `(frames, dim)` before quantization.
 
@@ -98,8 +100,10 @@ class VotingLFQ(nn.Module):
         self.project_in.weight.copy_(turned)
         if self.project_in.bias is not None:
             self.project_in.bias.copy_(-turned @ mean)
-        scores = self.vote(self.project(frames[None])).scores[0]
-        self.project_out.weight.copy_(torch.linalg.lstsq(scores, frames - mean).solution.T)
+        scores = self.vote(self.project(frames[None])).scores[0].cpu().double()
+        targets = (frames - mean).cpu().double()
+        inverse = torch.linalg.pinv(scores.T @ scores, hermitian=True)  # bits may repeat each other: no full rank
+        self.project_out.weight.copy_((inverse @ (scores.T @ targets)).T)
         return mean
 
     def project(self, hidden_states: Tensor) -> Tensor:

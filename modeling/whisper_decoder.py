@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, Seq2SeqLMOutput
 from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperDecoderLayer, shift_tokens_right
+
+from .whisper_encoder import subsample_mask
 
 
 class MaskedWhisperDecoderLayer(WhisperDecoderLayer):
@@ -31,7 +33,7 @@ class LengthAwareWhisperDecoder(WhisperDecoder):
         input_ids: `(batch, tokens)`; encoder_hidden_states: `(batch, frames, dim)`; encoder_mask: `(batch, frames)`,
         True on real frames.
         """
-        queries = self.embed_tokens(input_ids)
+        queries = encoder_hidden_states[:, :1].expand(-1, input_ids.shape[1], -1)  # only its shape and device are read
         bias = create_bidirectional_mask(
             self.config, queries, encoder_mask, encoder_hidden_states=encoder_hidden_states
         )
@@ -42,11 +44,13 @@ class LengthAwareWhisperDecoder(WhisperDecoder):
 
 class SpeechToTextGenerationMixin(GenerationMixin):
     """
-    `generate` for a model with `encode_speech(input_features, attention_mask) -> BaseModelOutput`, a
-    `LengthAwareWhisperDecoder` named `decoder`, and a head `proj_out`.
+    Decoding and `generate` for a model with `encode_speech(input_features, attention_mask) -> BaseModelOutput`, a
+    `LengthAwareWhisperDecoder` that `get_decoder` finds, a head `proj_out`, and `mel_frames_per_state`.
 
     Whisper's own `generate` pads to 30 s and looks for timestamps; the plain one does neither.
     """
+
+    mel_frames_per_state: int  # mel frames (10 ms each) per speech state that the decoder attends to
 
     def generate(self, input_features: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs):
         """
@@ -59,6 +63,35 @@ class SpeechToTextGenerationMixin(GenerationMixin):
                 speech = self.encode_speech(input_features, attention_mask)
             kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=speech.last_hidden_state)
         return super().generate(attention_mask=attention_mask, **kwargs)
+
+    def state_mask(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """`(batch, frames)`, True on real speech states `(batch, frames, dim)`; all real when there is no mask."""
+        if attention_mask is None:
+            return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        return subsample_mask(attention_mask.bool(), self.mel_frames_per_state)
+
+    def decode(
+        self,
+        states: Tensor,
+        attention_mask: Tensor | None,
+        decoder_input_ids: Tensor | None,
+        labels: Tensor | None,
+        **cache,
+    ) -> Seq2SeqLMOutput:
+        """
+        Logits `(batch, tokens, vocabulary)` of text over speech states, without a loss.
+
+        states: `(batch, frames, dim)`; attention_mask: `(batch, mel frames)`, 1 on real ones; decoder_input_ids:
+        `(batch, tokens)`, made from `labels` when None; cache: `past_key_values` and `use_cache`.
+        """
+        if decoder_input_ids is None and labels is not None:
+            decoder_input_ids = self.shift_labels(labels)
+        decoded = self.get_decoder()(decoder_input_ids, states, self.state_mask(states, attention_mask), **cache)
+        return Seq2SeqLMOutput(
+            logits=self.proj_out(decoded.last_hidden_state),
+            past_key_values=decoded.past_key_values,
+            encoder_last_hidden_state=states,
+        )
 
     def shift_labels(self, labels: Tensor) -> Tensor:
         """

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16000  # Hz
 AUDIO_COLUMNS = ("audio", "clean_audio")
+UNKNOWN_LENGTH = 2**62  # libsndfile gives about 2**63 frames when a header does not tell
 
 
 class UnreadableAudioError(ValueError):
@@ -33,7 +34,7 @@ def read_audio(audio: dict, corpus: str) -> np.ndarray:
     audio: `{"bytes": encoded file or None, "path": file name, local path or URL}`; corpus: named in errors.
     Returns `(samples,)` float32 in [-1, 1]. Raises `UnreadableAudioError`.
     """
-    name = f"audio file {audio['path'] or '(unnamed)'} of corpus {corpus}"
+    name = _describe(audio, corpus)
     try:
         samples, sampling_rate = _decode(audio)
     except (OSError, soundfile.SoundFileError) as error:
@@ -45,16 +46,57 @@ def read_audio(audio: dict, corpus: str) -> np.ndarray:
     return resample(samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0], sampling_rate)
 
 
+def count_samples(audio: dict, corpus: str) -> int:
+    """
+    Length of what `read_audio` would return, to a sample, from the header of the file; arguments as there.
+
+    A file whose header does not tell is decoded. Raises `UnreadableAudioError`.
+    """
+    try:
+        info = soundfile.info(_open(audio))
+    except (OSError, soundfile.SoundFileError) as error:
+        raise UnreadableAudioError(f"cannot read {_describe(audio, corpus)}: {error}") from error
+    if not 0 < info.frames < UNKNOWN_LENGTH:
+        return len(read_audio(audio, corpus))
+    return round(info.frames * SAMPLING_RATE / info.samplerate)
+
+
+def _describe(audio: dict, corpus: str) -> str:
+    return f"audio file {audio['path'] or '(unnamed)'} of corpus {corpus}"
+
+
 def _decode(audio: dict) -> tuple[np.ndarray, int]:
     """`(samples, channels)` float32 and the sampling rate (Hz)."""
+    return soundfile.read(_open(audio), dtype="float32", always_2d=True)
+
+
+def _open(audio: dict) -> io.BytesIO | str:
     if audio["bytes"] is not None:
-        file = io.BytesIO(audio["bytes"])
-    elif "://" in audio["path"]:  # a streamed repository of separate files
+        return io.BytesIO(audio["bytes"])
+    if "://" in audio["path"]:  # a streamed repository of separate files
         with fsspec.open(audio["path"], "rb") as remote:
-            file = io.BytesIO(remote.read())
-    else:
-        file = audio["path"]
-    return soundfile.read(file, dtype="float32", always_2d=True)
+            return io.BytesIO(remote.read())
+    return audio["path"]
+
+
+class DropCounter:
+    """Logs how many rows of a stream, which may have no end, were dropped: at the first and at every power of ten."""
+
+    def __init__(self, corpus: str, reason: str):
+        self.corpus = corpus
+        self.reason = reason
+        self.num_rows = 0
+        self.num_dropped = 0
+
+    def count(self, num_rows: int, num_kept: int):
+        """Add `num_rows` that were read, of which `num_kept` stay."""
+        before = self.num_dropped
+        self.num_rows += num_rows
+        self.num_dropped += num_rows - num_kept
+        is_first = before == 0 and self.num_dropped > 0
+        if is_first or len(str(self.num_dropped)) > len(str(before)):
+            dropped = (self.corpus, self.num_dropped, self.num_rows, self.reason)
+            logger.warning("%s: dropped %d of the first %d rows: %s", *dropped)
 
 
 class AudioDecoder:
@@ -64,6 +106,7 @@ class AudioDecoder:
         self.corpus = corpus
         self.skip = skip
         self.num_skipped = 0
+        self.streamed = DropCounter(corpus, "unreadable audio")
 
     def decode_rows(self, rows: Iterable[dict]) -> Iterator[dict]:
         for row in rows:
@@ -79,3 +122,9 @@ class AudioDecoder:
         """The same for columns, as `Dataset.with_transform` and `IterableDataset.map` want it."""
         rows = list(self.decode_rows(dict(zip(batch, values)) for values in zip(*batch.values())))
         return {name: [row[name] for row in rows] for name in batch}
+
+    def decode_streamed_batch(self, batch: dict[str, list]) -> dict[str, list]:
+        """`decode_batch` that says now and then how many files of how many were skipped."""
+        decoded = self.decode_batch(batch)
+        self.streamed.count(len(batch["audio"]), len(decoded["audio"]))
+        return decoded

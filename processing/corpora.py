@@ -19,14 +19,15 @@ from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets
+from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets, interleave_datasets
 from datasets.arrow_writer import ArrowWriter
 
-from .audio_reading import AUDIO_COLUMNS, AudioDecoder
+from .audio_reading import AUDIO_COLUMNS, SAMPLING_RATE, AudioDecoder, DropCounter, count_samples
 from .digit_strings import NUM_STRINGS, SPLIT_SEEDS, compose_digit_strings, hold_out_recordings
 from .embedded_noise import make_noise_clips
 from .folder_corpora import SPLIT_NAMES, has_split, open_folder_split, read_parquet
 from .hub_corpora import ENCODED_STRUCT, ESC50, HubCorpus, find_hub_corpus, is_hub_copy, open_hub_split
+from .text_normalization import normalize_text
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def load_corpus(
     decoded when its row is read, and `on_error="skip"` reads every file once in advance. To list the texts of the
     latter, write `corpus.select_columns("text")["text"]`: without it, `datasets` decodes whole rows.
 
-    Rows without text are dropped, and counted in the log.
+    Rows without text, or with none left by `normalize_text` ("<SIL>"), are dropped and counted in the log.
 
     Raises FileNotFoundError (no such folder or file), ValueError (unknown split, no rows, no text column) and
     `UnreadableAudioError`.
@@ -89,12 +90,17 @@ def load_corpora(
     streaming: bool | None = None,
     decoded: bool = False,
 ) -> Dataset | IterableDataset:
-    """Load several corpora as one, arguments as in `load_corpus`. Columns that not all of them have are left out."""
+    """
+    Load several corpora as one, arguments as in `load_corpus`. Columns that not all of them have are left out.
+
+    They follow one another; but streamed for training, they take turns until each was heard whole, so that smaller
+    ones come again.
+    """
     _check_arguments(split, on_error, streaming, decoded)
     if isinstance(sources, str) or not sources:
         raise ValueError(f"sources must be a list of at least one corpus, such as ['embedded'], not {sources!r}")
     parts = [_open_transcribed(parse_source(source), split, on_error, streaming) for source in sources]
-    return _decode(_join(parts, streaming, decoded), ", ".join(sources), on_error, decoded)
+    return _decode(_join(parts, split, streaming, decoded), ", ".join(sources), on_error, decoded)
 
 
 def load_noise(
@@ -107,20 +113,51 @@ def load_noise(
     decoded: bool = False,
 ) -> Dataset:
     """
-    Load noise clips with their class: rows `audio`, `noise`.
+    Load noise clips with their class: rows `audio`, `noise` ("" where unknown, as in AudioCaps, which has captions).
 
     The ESC-10 classes are the suite's out-of-domain noise: train with `exclude_esc10`, test also with `only_esc10`.
-    Raises ValueError when the corpus has no column of classes, or no clip is left; else as `load_corpus`.
+    A clip of unknown class counts as none of them.
+    Raises ValueError when `only_esc10` meets a corpus without classes, or no clip is left; else as `load_corpus`.
     """
     _check_arguments(split, on_error, False, decoded)
     if exclude_esc10 and only_esc10:
         raise ValueError("exclude_esc10 and only_esc10 together leave no clip; set at most one of them")
     clips = _open_clips(parse_source(source), split, on_error)
+    if only_esc10 and not any(clips["noise"]):
+        raise ValueError(
+            f"corpus {source} has no noise classes, so its ESC-10 clips cannot be told: leave out only_esc10, or give "
+            "it a column noise"
+        )
     if exclude_esc10 or only_esc10:
         clips = clips.select(
             [row for row, noise in enumerate(clips["noise"]) if (noise in ESC10_CLASSES) == only_esc10]
         )
     return _decode(_not_empty(clips, source, split), source, on_error, decoded)
+
+
+def leave_out_long(corpus: Dataset | IterableDataset, max_seconds: float) -> Dataset | IterableDataset:
+    """
+    The rows of a loaded corpus of at most `max_seconds`.
+
+    One with a length gains a column `num_samples`, at 16 kHz, read from the headers of files that are not decoded yet.
+    Raises ValueError when no row is left, and `UnreadableAudioError`.
+    """
+    limit = max_seconds * SAMPLING_RATE
+    if isinstance(corpus, IterableDataset):
+        return corpus.filter(lambda audio: len(audio) <= limit, input_columns="audio")
+    if corpus.features["audio"] == ENCODED:
+        decode = corpus.format["format_kwargs"]["transform"]  # set aside: adding a column may read all rows
+        corpus = corpus.with_format(None)
+        audio = corpus.select_columns("audio")
+        num_samples = [count_samples(row["audio"], decode.__self__.corpus) for row in audio]
+        corpus = corpus.add_column("num_samples", num_samples).with_transform(decode)
+    else:
+        num_samples = [len(row["audio"]) for row in corpus]
+        corpus = corpus.add_column("num_samples", num_samples)
+    short = [row for row, length in enumerate(num_samples) if length <= limit]
+    if not short:
+        raise ValueError(f"not one of {len(num_samples)} utterances is of at most {max_seconds} s; raise max_seconds")
+    return corpus.select(short)
 
 
 def _check_arguments(split: str, on_error: str, streaming: bool | None, decoded: bool) -> None:
@@ -139,7 +176,7 @@ def _open_transcribed(source: Source, split: str, on_error: str, streaming: bool
     dataset, corpus = _open(source, split, on_error, streaming)
     dataset = _rename_columns(dataset, source, corpus, needed="text")
     if isinstance(dataset, IterableDataset):
-        return dataset.filter(_has_text, input_columns="text")
+        return dataset.filter(TextFilter(source.name), batched=True, input_columns="text")
     with_text = [row for row, text in enumerate(dataset["text"]) if _has_text(text)]
     if len(with_text) < len(dataset):
         dropped = len(dataset) - len(with_text)
@@ -160,7 +197,12 @@ def _open_clips(source: Source, split: str, on_error: str) -> Dataset:
     clips, corpus = _open(source, "train" if undivided else split, on_error, streaming=False)
     if undivided:
         clips = clips.select([row for row, fold in enumerate(clips["fold"]) if fold in ESC50_FOLDS[split]])
-    return _rename_columns(clips, source, corpus, needed="noise").select_columns(["audio", "noise"])
+    clips = _rename_columns(clips, source, corpus)
+    classes = clips["noise"] if "noise" in clips.column_names else [None] * len(clips)
+    if None not in classes:
+        return clips.select_columns(["audio", "noise"])
+    classes = [name or "" for name in classes]
+    return clips.select_columns("audio").add_column("noise", classes, feature=Value("string"))
 
 
 def _open_digit_strings(source: Source, split: str, on_error: str) -> Dataset:
@@ -199,7 +241,7 @@ def _open(
 
 
 def _rename_columns(
-    dataset: Dataset | IterableDataset, source: Source, corpus: HubCorpus, needed: str
+    dataset: Dataset | IterableDataset, source: Source, corpus: HubCorpus, needed: str = "audio"
 ) -> Dataset | IterableDataset:
     """Our columns under our names and types. Raises ValueError when `audio` or the `needed` one is not there."""
     available = dataset.column_names or list(next(iter(dataset)))
@@ -211,7 +253,7 @@ def _rename_columns(
         candidates["text"] = (source.text,)
     theirs = {name: [column for column in columns if column in available] for name, columns in candidates.items()}
     theirs = {name: columns[0] for name, columns in theirs.items() if columns}
-    for name in ("audio", needed):
+    for name in dict.fromkeys(("audio", needed)):
         if name not in theirs:
             hint = f"; choose one as {source.name}@COLUMN" if name == "text" else ""
             wanted = " or ".join(candidates[name])
@@ -244,7 +286,19 @@ def _add_unknown_speaker(row: dict) -> dict:
 
 
 def _has_text(text: str | None) -> bool:
-    return text is not None and text.strip() != ""
+    return bool(text and normalize_text(text))
+
+
+class TextFilter:
+    """`_has_text` for the batches of a stream; counts what it drops."""
+
+    def __init__(self, corpus: str):
+        self.streamed = DropCounter(corpus, "no text")
+
+    def __call__(self, texts: list[str | None]) -> list[bool]:
+        kept = [_has_text(text) for text in texts]
+        self.streamed.count(len(kept), sum(kept))
+        return kept
 
 
 def _not_empty(dataset: Dataset, name: str, split: str) -> Dataset:
@@ -253,13 +307,17 @@ def _not_empty(dataset: Dataset, name: str, split: str) -> Dataset:
     return dataset
 
 
-def _join(parts: list[Dataset | IterableDataset], streaming: bool | None, decoded: bool) -> Dataset | IterableDataset:
+def _join(
+    parts: list[Dataset | IterableDataset], split: str, streaming: bool | None, decoded: bool
+) -> Dataset | IterableDataset:
     shared = [name for name in parts[0].column_names if all(name in part.column_names for part in parts)]
     parts = [part.select_columns(shared) for part in parts]
     if streaming or any(isinstance(part, IterableDataset) for part in parts):
         if decoded:
             raise ValueError("a corpus is streamed because of its size: set streaming=False, or leave out decoded")
         parts = [part if isinstance(part, IterableDataset) else _stream(part) for part in parts]
+        if split == "train" and len(parts) > 1:
+            return interleave_datasets(parts, stopping_strategy="all_exhausted")
     return concatenate_datasets(parts)
 
 
@@ -274,7 +332,7 @@ def _decode(
     """From encoded files to waveforms: as the rows stream by, all at once, or when a row is read."""
     decoder = AudioDecoder(corpus, skip=on_error == "skip")
     if isinstance(dataset, IterableDataset):
-        return dataset.map(decoder.decode_batch, batched=True, batch_size=8)
+        return dataset.map(decoder.decode_streamed_batch, batched=True, batch_size=8)
     if decoded:
         audio = [name for name in AUDIO_COLUMNS if name in dataset.column_names]
         types = {name: List(Value("float32")) if name in audio else Value("string") for name in dataset.column_names}

@@ -8,8 +8,9 @@ batches or two processes meet the same noise:
     seeds = [utterance_seed(waveform, salt=epoch) for waveform in utterances]
     perturbed = perturber(waveforms, num_samples, seeds)  # .waveforms (batch, samples), .names, .levels
 
-Random numbers are drawn and filtered on the CPU, then moved to the waveforms' device: a GPU run meets the noise of a
-CPU run. Results are equal bit for bit under one number of threads, and to 1e-7 under another (FFTs sum differently).
+Random numbers are drawn on the CPU, one generator per utterance, and filtered and mixed on the waveforms' device: a
+GPU run meets the noise of a CPU run. Results are equal bit for bit under one number of threads, and to 1e-7 under
+another or on a GPU (FFTs sum differently).
 """
 
 import math
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-SAMPLING_RATE = 16_000  # Hz, of every waveform of the suite
+from .audio_reading import SAMPLING_RATE
+
 LOWEST_FREQUENCY = 20.0  # Hz, coloured noise is flat below it
 PAUSE_SHARE = 0.01  # a crop with less than this share of its clip's mean power is a pause of the clip
 
@@ -112,16 +114,8 @@ def coloured_noise(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
-    if exponent == 0.0:
-        noise = torch.randn(num_samples, generator=generator)
-    else:
-        fft_length = _fast_fft_length(max(num_samples, 2))
-        spectrum = torch.fft.rfft(torch.randn(fft_length, generator=generator))
-        frequencies = torch.arange(len(spectrum)) * (sampling_rate / fft_length)
-        gains = frequencies.clamp(min=LOWEST_FREQUENCY) ** (-exponent / 2)
-        gains[0] = 0.0
-        noise = torch.fft.irfft(spectrum * gains, n=fft_length)[:num_samples]
-    return (noise / _mean_power(noise).sqrt()).float().to(device)
+    white = _white_noise(num_samples, exponent, generator)
+    return _colour(white.to(device), num_samples, exponent, sampling_rate)
 
 
 def mix_at_snr(waveform: Tensor, noise: Tensor, snr_db: float | Tensor) -> Tensor:
@@ -135,12 +129,9 @@ def mix_at_snr(waveform: Tensor, noise: Tensor, snr_db: float | Tensor) -> Tenso
         raise ValueError(
             f"waveform has {waveform.shape[-1]} samples, noise {noise.shape[-1]}: crop or loop the noise first."
         )
-    noise_power = _mean_power(noise)
-    if not bool((noise_power > 0).all()):
+    if not bool((_mean_power(noise) > 0).all()):
         raise ValueError("The noise is silent, it cannot be scaled to an SNR.")
-    snr = torch.as_tensor(snr_db, dtype=torch.float64, device=waveform.device)
-    scale = (_mean_power(waveform) / noise_power).sqrt() * 10 ** (-snr / 20)
-    return waveform + scale.to(waveform.dtype).unsqueeze(-1) * noise
+    return _mix(waveform, noise, torch.as_tensor(snr_db, dtype=torch.float64, device=waveform.device))
 
 
 def bit_crush(waveform: Tensor, bit_depth: float) -> Tensor:
@@ -228,15 +219,14 @@ class Perturber:
         seeds outside 0 .. 2 ** 32 - 1 and utterances with NaN or infinite samples.
         """
         lengths = _check_batch(waveforms, num_samples, seeds)
-        perturbed, names, levels = torch.zeros_like(waveforms), [], []
-        for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
-            try:
-                perturbed[row, :length], name, level = self.perturb(waveforms[row, :length], seed)
-            except ValueError as error:
-                raise ValueError(f"Utterance {row} of the batch: {error}") from error
-            names.append(name)
-            levels.append(level)
-        return PerturbedWaveforms(perturbed, names, levels)
+        draws = [self._draw(length, seed) for length, seed in zip(lengths, seeds, strict=True)]
+        sources = _move([draw.source for draw in draws], waveforms.device)
+        perturbed = torch.zeros_like(waveforms)
+        for row, (length, draw, source) in enumerate(zip(lengths, draws, sources, strict=True)):
+            perturbed[row, :length] = draw.apply(waveforms[row, :length], source)
+        return PerturbedWaveforms(
+            perturbed, [draw.perturbation.name for draw in draws], [draw.level for draw in draws]
+        )
 
     def perturb(self, waveform: Tensor, seed: int) -> tuple[Tensor, str, float]:
         """
@@ -244,26 +234,73 @@ class Perturber:
 
         Raises ValueError as `__call__` does.
         """
-        if waveform.dim() != 1 or len(waveform) == 0 or not waveform.is_floating_point():
-            raise ValueError(
-                f"waveform must be floating point (samples,), got {waveform.dtype} {tuple(waveform.shape)}."
-            )
-        if not bool(torch.isfinite(waveform).all()):
-            raise ValueError("The waveform has NaN or infinite samples.")
-        if not 0 <= seed < 2**32:  # the CPU generator reads 32 bits and would silently drop the rest
-            raise ValueError(f"seed must lie in 0 .. 2 ** 32 - 1, got {seed}: take it from utterance_seed.")
+        if waveform.dim() != 1:
+            raise ValueError(f"waveform must be (samples,), got {tuple(waveform.shape)}.")
+        perturbed = self(waveform.unsqueeze(0), [len(waveform)], [seed])
+        return perturbed.waveforms[0], perturbed.names[0], perturbed.levels[0]
+
+    def _draw(self, num_samples: int, seed: int) -> "_Draw":
+        """All that is random about an utterance of num_samples samples, on the CPU."""
         generator = Generator().manual_seed(seed)
-        choice = int(torch.randint(len(self.perturbations), (), generator=generator))
-        perturbation = self.perturbations[choice]
+        perturbation = self.perturbations[int(torch.randint(len(self.perturbations), (), generator=generator))]
         level = perturbation.draw_level(generator)
         if perturbation.kind == "bit_crush":
-            return bit_crush(waveform, level), perturbation.name, level
-        if perturbation.kind == "real":
+            source = torch.empty(0)
+        elif perturbation.kind == "real":
             clip = self.noise_clips[int(torch.randint(len(self.noise_clips), (), generator=generator))]
-            noise = _fit_noise(clip, len(waveform), generator)
+            source = _fit_noise(clip, num_samples, generator)
         else:
-            noise = coloured_noise(len(waveform), NOISE_EXPONENTS[perturbation.kind], generator)
-        return mix_at_snr(waveform, noise.to(waveform), level), perturbation.name, level
+            source = _white_noise(num_samples, NOISE_EXPONENTS[perturbation.kind], generator)
+        return _Draw(perturbation, level, source)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What an utterance's seed drew; source: white noise or a crop of real noise `(samples,)`, empty for a crush."""
+
+    perturbation: Perturbation
+    level: float
+    source: Tensor
+
+    def apply(self, waveform: Tensor, source: Tensor) -> Tensor:
+        """The perturbed waveform `(samples,)`; source: this draw's, on the waveform's device. Waits for no GPU."""
+        kind = self.perturbation.kind
+        if kind == "bit_crush":
+            return bit_crush(waveform, self.level)
+        noise = source if kind == "real" else _colour(source, len(waveform), NOISE_EXPONENTS[kind], SAMPLING_RATE)
+        return _mix(waveform, noise.to(waveform.dtype), self.level)
+
+
+def _move(sources: list[Tensor], device: torch.device) -> list[Tensor]:
+    """The sources on a device, in one transfer."""
+    if device.type == "cpu":
+        return sources
+    pieces = torch.cat(sources).to(device).split([len(source) for source in sources])
+    return [piece.clone() for piece in pieces]  # each at an aligned address, whatever its neighbours' lengths
+
+
+def _white_noise(num_samples: int, exponent: float, generator: Generator) -> Tensor:
+    """What `_colour` makes num_samples of: as many samples, or the next number that an FFT handles fast."""
+    length = num_samples if exponent == 0.0 else _fast_fft_length(max(num_samples, 2))
+    return torch.randn(length, generator=generator)
+
+
+def _colour(white: Tensor, num_samples: int, exponent: float, sampling_rate: int) -> Tensor:
+    """`coloured_noise` `(num_samples,)` from `_white_noise`, on its device."""
+    noise = white
+    if exponent != 0.0:
+        spectrum = torch.fft.rfft(white)
+        frequencies = torch.arange(len(spectrum), device=white.device) * (sampling_rate / len(white))
+        gains = frequencies.clamp(min=LOWEST_FREQUENCY) ** (-exponent / 2)
+        gains[0] = 0.0
+        noise = torch.fft.irfft(spectrum * gains, n=len(white))[:num_samples]
+    return (noise / _mean_power(noise).sqrt()).float()
+
+
+def _mix(waveform: Tensor, noise: Tensor, snr_db: float | Tensor) -> Tensor:
+    """`mix_at_snr` of noise known not to be silent."""
+    scale = (_mean_power(waveform) / _mean_power(noise)).sqrt() * 10 ** (-snr_db / 20)
+    return waveform + scale.to(waveform.dtype).unsqueeze(-1) * noise
 
 
 def _mean_power(waveform: Tensor) -> Tensor:
@@ -322,4 +359,14 @@ def _check_batch(waveforms: Tensor, num_samples: Tensor | Sequence[int], seeds: 
     for row, length in enumerate(lengths):
         if not 1 <= length <= samples:
             raise ValueError(f"num_samples[{row}] must lie in 1..{samples}, got {length}.")
+    for row, seed in enumerate(seeds):
+        if not 0 <= seed < 2**32:  # the CPU generator reads 32 bits and would silently drop the rest
+            raise ValueError(
+                f"Utterance {row} of the batch: seed must lie in 0 .. 2 ** 32 - 1, got {seed}: take it from "
+                "utterance_seed."
+            )
+    padding = torch.arange(samples, device=waveforms.device) >= torch.tensor(lengths, device=waveforms.device)[:, None]
+    finite = (waveforms.isfinite() | padding).all(dim=1).tolist()
+    if not all(finite):
+        raise ValueError(f"Utterance {finite.index(False)} of the batch has NaN or infinite samples.")
     return lengths

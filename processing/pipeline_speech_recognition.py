@@ -11,7 +11,15 @@ import soundfile
 import soxr
 import torch
 from torch import Tensor
-from transformers import AutomaticSpeechRecognitionPipeline, GenerationConfig, PreTrainedModel
+from transformers import AutomaticSpeechRecognitionPipeline, FeatureExtractionMixin, GenerationConfig, PreTrainedModel
+
+REFUSED_OPTIONS = {
+    "chunk_length_s": "audio of any length is cut at quiet places already",
+    "stride_length_s": "audio of any length is cut at quiet places already, without overlap",
+    "return_timestamps": "the suite's models write text without times",
+    "return_language": "the suite's models do not tell the language",
+    "decoder_kwargs": "no language model decodes here; `generate_kwargs` go to the model's generate",
+}
 
 
 class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
@@ -25,15 +33,16 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     * `batch_size=` works on utterances of different lengths: features are computed batched, on the model's device;
     * decoding follows the model's own generation config.
 
-    `import clearspeech` makes this class the task's entry; models whose feature extractor lacks `extract`, that is
-    all others, get the stock pipeline from it.
+    `import clearspeech` makes this class the task's entry. Where neither the model nor its feature extractor is the
+    suite's, it gives the stock pipeline. The two belong together: half a pair is refused.
+
+    Raises:
+        ValueError: a model that writes no text, a model of the suite with a stock feature extractor, or a plain
+            Whisper with the suite's, which would read features of the audio's real length as if padded to 30 s.
     """
 
     def __new__(cls, model: PreTrainedModel, **kwargs: Any):
-        extractor = kwargs.get("feature_extractor")
-        if extractor is None and kwargs.get("processor") is not None:
-            extractor = kwargs["processor"].feature_extractor
-        if hasattr(extractor, "extract"):
+        if hasattr(model, "encode_speech") or hasattr(given_feature_extractor(kwargs), "extract"):
             return super().__new__(cls)
         return AutomaticSpeechRecognitionPipeline(model=model, **kwargs)
 
@@ -43,10 +52,36 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
                 f"Expected a model that writes text with `generate`, got {type(model).__name__}. Load the folder with "
                 "AutoModelForSpeechSeq2Seq."
             )
+        extractor = given_feature_extractor(kwargs)
+        if not hasattr(model, "encode_speech"):
+            raise ValueError(
+                f"Expected a model of the suite, got {type(model).__name__} with a {type(extractor).__name__}. Such a "
+                "plain Whisper is a base to train from: pass its folder as --base_model to "
+                "recipes/train_stable_token.py and transcribe with the folder that it writes."
+            )
+        if not hasattr(extractor, "extract"):
+            raise ValueError(
+                f"Expected the suite's feature extractor for {type(model).__name__}, got {type(extractor).__name__}. "
+                "Pass the one of the model's folder (AutoProcessor.from_pretrained(FOLDER).feature_extractor)."
+            )
         self.type = "seq2seq"
         self._default_generation_config = GenerationConfig(max_length=model.config.max_target_positions)
         # past the stock __init__, whose only further work is to guess `type` from a list of class names
         super(AutomaticSpeechRecognitionPipeline, self).__init__(model, **kwargs)
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """
+        The stock pipeline's options for its three steps.
+
+        Raises:
+            ValueError: an option that would change nothing here, or that no model of the suite can answer.
+        """
+        for name, reason in REFUSED_OPTIONS.items():
+            value = options.pop(name, None)
+            if value:  # the stock pipeline's 0 and False ask for nothing
+                raise ValueError(f"Got {name}={value!r}, but {reason}. Leave {name} out.")
+        options.pop("ignore_warning", None)  # the stock warning about chunk_length_s
+        return super()._sanitize_parameters(**options)
 
     def preprocess(self, inputs: str | Path | bytes | np.ndarray | Tensor | dict) -> Iterator[dict[str, Any]]:
         """
@@ -126,6 +161,12 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if sampling_rate == self.feature_extractor.sampling_rate:
             return samples
         return soxr.resample(samples, sampling_rate, self.feature_extractor.sampling_rate)
+
+
+def given_feature_extractor(kwargs: dict[str, Any]) -> FeatureExtractionMixin | None:
+    """The feature extractor among a pipeline's arguments, its processor's where only that was given."""
+    extractor, processor = kwargs.get("feature_extractor"), kwargs.get("processor")
+    return processor.feature_extractor if extractor is None and processor is not None else extractor
 
 
 def cut_at_quiet_places(waveform: Tensor, max_samples: int, frame_samples: int = 800) -> list[Tensor]:

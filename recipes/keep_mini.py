@@ -6,13 +6,12 @@ Keep a trained mini model in the repository: float16 weights, configuration, pro
 Seconds on any machine. The folder's config asks for float32, so that a user meets the precision it was measured in.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import AutoModelForSpeechSeq2Seq, HfArgumentParser
 
-import clearspeech  # noqa: F401  registers the suite's classes
+from clearspeech.hub import read_json, save_clean, write_json
 from clearspeech.processing.processing_stable_token import StableTokenProcessor
 
 MAX_BYTES = 8 * 2**20
@@ -28,10 +27,8 @@ class KeepArguments:
 def main(arguments: KeepArguments) -> None:
     folder = Path(arguments.folder)
     model = AutoModelForSpeechSeq2Seq.from_pretrained(arguments.model).half()
-    model.save_pretrained(folder)
-    StableTokenProcessor.from_pretrained(arguments.model).save_pretrained(folder)
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    save_clean(model, StableTokenProcessor.from_pretrained(arguments.model), folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": "float32"})
     (folder / "README.md").write_text(Path(arguments.card).read_text())
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if size > MAX_BYTES:

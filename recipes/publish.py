@@ -1,8 +1,12 @@
 """
 Publish a trained model as a Hub repo that loads without the suite.
 
-    python recipes/publish.py --model outputs/stable_token --folder outputs/hub
-    python recipes/publish.py --model outputs/stable_token --folder outputs/hub --push_to_hub me/stable-token
+    python recipes/publish.py --model outputs/mini --folder outputs/hub --card CARD.md
+    python recipes/publish.py --model outputs/mini --folder outputs/hub --card CARD.md --push_to_hub me/stable-token
+
+CARD.md is yours, for nobody else knows what the model was trained on: its data and their licence (the model's may not
+be wider), the training command, the size, and figures from `recipes/evaluate_stable_token.py`. A card in `hub_cards`
+shows the form; its licence and figures are those of the models it was measured on.
 
 Runs on any machine in seconds; pushing needs `hf auth login`. Expect a folder with the weights, the processor, the
 source files that they need, and the card, which anyone loads with
@@ -19,14 +23,12 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, HfArgumentPar
 import clearspeech  # noqa: F401  registers the suite's classes
 from clearspeech.hub import publish
 
-CARDS = Path(__file__).parents[1] / "hub_cards"
-
 
 @dataclass
 class PublishArguments:
     model: str = field(metadata={"help": "Folder of the trained model and its processor."})
     folder: str = field(metadata={"help": "New folder for the self-contained repo."})
-    card: str | None = field(default=None, metadata={"help": "Markdown file; the method's card by default."})
+    card: str = field(metadata={"help": "Markdown file that becomes the repo's README.md: this model's own card."})
     push_to_hub: str | None = field(default=None, metadata={"help": "Repo to upload to, such as me/stable-token."})
     private: bool = field(default=False, metadata={"help": "Make a new repo on the Hub private."})
 
@@ -34,8 +36,8 @@ class PublishArguments:
 def main(arguments: PublishArguments) -> None:
     model = AutoModelForSpeechSeq2Seq.from_pretrained(arguments.model)
     processor = AutoProcessor.from_pretrained(arguments.model)
-    card = Path(arguments.card) if arguments.card else CARDS / f"{model.config.model_type}.md"
-    folder = publish(model, processor, arguments.folder, card.read_text(encoding="utf-8"))
+    card = Path(arguments.card).read_text(encoding="utf-8")
+    folder = publish(model, processor, arguments.folder, card)
     print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
     if arguments.push_to_hub:

@@ -5,11 +5,11 @@ The paper's run (its Tables 7 to 9; eight 80 GB GPUs or more, weeks for its 150 
 
     accelerate launch --config_file recipes/accelerate/zero2.yaml recipes/train_stable_token.py \\
         --base_model openai/whisper-large-v3 --dataset openslr/librispeech_asr:all \\
-        --noise_dataset ashraq/esc50 --bf16 --max_steps 100000 --output_dir runs/stable_token
+        --noise_dataset ashraq/esc50 --bf16 --max_steps 100000 --output_dir outputs/stable_token
 
-The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 10 minutes):
+The same on two CPU cores, from the base in `hub_cards/mini/whisper` (400 steps: about 5 minutes):
 
-    accelerate launch --cpu recipes/train_stable_token.py --preset mini --dataset embedded --output_dir runs/mini
+    accelerate launch --cpu recipes/train_stable_token.py --preset mini --dataset embedded --output_dir outputs/mini
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from clearspeech.modeling.modeling_stable_token import StableTokenForConditionalGeneration
 from clearspeech.processing.collators import SpeechTextCollator
-from clearspeech.processing.corpora import load_corpora, load_noise
+from clearspeech.processing.corpora import leave_out_long, load_corpora, load_noise
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.perturbation import TRAINING_PERTURBATIONS, Perturber
 from clearspeech.processing.processing_stable_token import StableTokenProcessor
@@ -32,9 +32,12 @@ PRESETS = {
         base_model="hub_cards/mini/whisper",
         max_seconds=8.0,
         decoded=True,
-        max_steps=400,
+        num_bits=8,
+        max_steps=800,
         fit_quantizer_rows=256,
         entropy_weight=0.1,
+        entropy_temperature=1.0,
+        consensus_reduction="sum",
         bf16=True,
         learning_rate=5e-4,
         warmup_steps=0.1,
@@ -61,6 +64,14 @@ class RecipeArguments:
     noise_aware: bool = field(default=True, metadata={"help": "False trains on clean speech only."})
     max_seconds: float = field(default=30.0, metadata={"help": "Longer training utterances are left out."})
     decoded: bool = field(default=False, metadata={"help": "Decode all audio once, into memory-mapped arrays."})
+    shuffle_buffer: int = field(default=500, metadata={"help": "Rows of a stream among which the next is drawn."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "At an unreadable audio file: skip it and count it, or raise.",
+            "choices": ["raise", "skip"],
+        },
+    )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
@@ -72,22 +83,21 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments
     return parser.parse_args_into_dataclasses(arguments)
 
 
-def load_training_speech(recipe: RecipeArguments, sampling_rate: int) -> Dataset | IterableDataset:
-    """The training split of all corpora, utterances of at most `max_seconds`, with their lengths where known."""
-    speech = load_corpora(recipe.dataset, "train", decoded=recipe.decoded)
-    limit = recipe.max_seconds * sampling_rate
-    if not recipe.decoded:
-        return speech.filter(lambda row: len(row["audio"]) <= limit) if isinstance(speech, IterableDataset) else speech
-    num_samples = [len(row["audio"]) for row in speech]
-    speech = speech.add_column("num_samples", num_samples)
-    return speech.select([row for row, length in enumerate(num_samples) if length <= limit])
+def load_training_speech(recipe: RecipeArguments, seed: int) -> Dataset | IterableDataset:
+    """The training split of all corpora, utterances of at most `max_seconds`; a stream is shuffled, anew each pass."""
+    speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, decoded=recipe.decoded)
+    speech = leave_out_long(speech, recipe.max_seconds)
+    if isinstance(speech, IterableDataset):
+        return speech.shuffle(seed=seed, buffer_size=recipe.shuffle_buffer)
+    return speech
 
 
 def build_perturber(recipe: RecipeArguments) -> Perturber | None:
     """Table 9 with the noise corpora's clips; without noise corpora, its synthetic rows."""
     if not recipe.noise_aware:
         return None
-    clips = [row["audio"] for name in recipe.noise_dataset for row in load_noise(name, "train", exclude_esc10=True)]
+    noise = [load_noise(name, "train", exclude_esc10=True, on_error=recipe.on_error) for name in recipe.noise_dataset]
+    clips = [row["audio"] for corpus in noise for row in corpus]
     rows = [row for row in TRAINING_PERTURBATIONS if clips or row.kind != "real"]
     return Perturber(rows, clips or None)
 
@@ -105,7 +115,7 @@ def main(arguments: list[str] | None = None):
     trainer = StableTokenTrainer(
         model=model,
         args=args,
-        train_dataset=load_training_speech(recipe, feature_extractor.sampling_rate),
+        train_dataset=load_training_speech(recipe, args.seed),
         data_collator=SpeechTextCollator(tokenizer, model.config.decoder_start_token_id),
         feature_extractor=feature_extractor,
         perturber=build_perturber(recipe),

@@ -9,7 +9,14 @@ import soundfile
 from datasets import Audio, Dataset, IterableDataset
 
 from clearspeech.processing.audio_reading import UnreadableAudioError, read_audio
-from clearspeech.processing.corpora import ESC10_CLASSES, load_corpora, load_corpus, load_noise, parse_source
+from clearspeech.processing.corpora import (
+    ESC10_CLASSES,
+    leave_out_long,
+    load_corpora,
+    load_corpus,
+    load_noise,
+    parse_source,
+)
 from clearspeech.processing.hub_corpora import COMMON_VOICE, HubCorpus, find_hub_corpus
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -18,8 +25,9 @@ needs_shared_data = pytest.mark.skipif(not SHARED_DATA.exists(), reason="needs .
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Nothing is left in the user's cache of data sets."""
+    """Nothing is left in the user's cache of data sets; the end of a stream does not wait five seconds."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
 
 
 def make_tone(seconds: float, frequency: float = 440.0, sampling_rate: int = 16000) -> np.ndarray:
@@ -145,6 +153,48 @@ def test_rows_without_text_are_dropped_and_counted(folder, caplog):
     assert "dropped 1 of 3 rows without text" in caplog.text
 
 
+def test_transcripts_that_hold_tags_alone_are_dropped_and_counted(folder, tmp_path, caplog):
+    (folder / "train" / "metadata.csv").write_text("file_name,text\na.wav,<SIL>\nb.wav,...\nc.wav,three <COMMA>\n")
+    assert column(load_corpus(str(folder), "train"), "text") == ["three <COMMA>"]
+    assert "dropped 2 of 3 rows without text" in caplog.text
+    audio = {"bytes": encode(make_tone(0.1)), "path": "a.wav"}
+    rows = [{"audio": audio, "text": text} for text in ("<SIL>", "three <COMMA>", None)]
+    write_parquet(tmp_path / "copy" / "data" / "train-00000-of-00001.parquet", rows)
+    (tmp_path / "copy" / "README.md").write_text("# A corpus\n")
+    rows = list(load_corpus(str(tmp_path / "copy"), "train", streaming=True))
+    assert [row["text"] for row in rows] == ["three <COMMA>"]
+    assert "dropped 2 of the first 3 rows: no text" in caplog.text
+
+
+@pytest.mark.parametrize("sampling_rate", [16000, 44100])
+def test_long_utterances_are_left_out_by_their_headers(folder, monkeypatch, sampling_rate):
+    (folder / "train" / "c.wav").write_bytes(encode(make_tone(40, 100, sampling_rate), sampling_rate))
+    for options in ({"decoded": True}, {"streaming": True}):
+        corpus = load_corpus(str(folder), "train", **options)
+        assert [row["text"] for row in leave_out_long(corpus, 30)] == ["one, two"]
+    with monkeypatch.context() as patch:
+        patch.delattr(soundfile, "read")
+        corpus = leave_out_long(load_corpus(str(folder), "train"), 30)
+        assert column(corpus, "num_samples") == [1600]
+        assert column(leave_out_long(load_corpus(str(folder), "train"), 41), "num_samples") == [1600, 640000]
+    assert corpus[0]["audio"].shape == (1600,)
+    with pytest.raises(ValueError, match="not one of 2 utterances is of at most 0.01 s"):
+        leave_out_long(load_corpus(str(folder), "train"), 0.01)
+
+
+def test_lengths_of_encoded_files_of_every_kind_are_known_before_decoding(librispeech, digits):
+    sources = [str(librispeech), f"digit_strings:{digits}:4", "embedded"]
+    corpus = leave_out_long(load_corpora(sources, "train", streaming=False), 30)
+    assert [len(row["audio"]) for row in corpus] == column(corpus, "num_samples")
+
+
+def test_a_corrupt_file_is_named_when_its_header_is_read(folder):
+    (folder / "train" / "c.wav").write_bytes(b"this is not a sound")
+    with pytest.raises(UnreadableAudioError, match="c.wav"):
+        leave_out_long(load_corpus(str(folder), "train"), 30)
+    assert column(leave_out_long(load_corpus(str(folder), "train", on_error="skip"), 30), "num_samples") == [1600]
+
+
 def test_another_text_column_can_be_chosen_and_stays_text(folder):
     assert list(load_corpus(f"{folder}@number", "train")["text"]) == ["12", "34", "56"]
 
@@ -248,9 +298,16 @@ def test_a_repository_of_separate_audio_files_is_read(folder):
         assert [(row["text"], len(row["audio"])) for row in rows] == [("one, two", 1600), ("three", 4800)]
 
 
-def test_a_streamed_and_a_local_corpus_join(librispeech, folder):
+def test_streams_take_turns_in_training_until_each_was_heard_whole(librispeech, folder, digits):
     rows = list(load_corpora([str(librispeech), str(folder)], "train"))
-    assert [row["text"] for row in rows] == ["TEXT 0", "TEXT 1", "one, two", "three"]
+    assert [row["text"] for row in rows] == ["TEXT 0", "one, two", "TEXT 1", "three"]
+    texts = [row["text"] for row in load_corpora([str(librispeech), f"digit_strings:{digits}:5"], "train")]
+    assert texts[:8:2] == ["TEXT 0", "TEXT 1"] * 2 and len(set(texts[1::2])) == 5
+
+
+def test_streams_follow_one_another_in_evaluation(librispeech, digits):
+    texts = [row["text"] for row in load_corpora([str(librispeech), f"digit_strings:{digits}:3"], "test")]
+    assert texts[:2] == ["TEXT 3", "TEXT 4"] and len(texts) == 5
 
 
 def test_an_unknown_hub_repository_needs_a_usual_or_a_named_text_column(tmp_path):
@@ -296,9 +353,18 @@ def test_esc10_classes_are_reserved(tmp_path, is_hub_copy):
         load_noise(str(folder), "test", exclude_esc10=True, only_esc10=True)
 
 
-def test_a_corpus_without_classes_is_no_noise_corpus(folder):
-    with pytest.raises(ValueError, match="no noise column noise"):
-        load_noise(str(folder), "train")
+def test_noise_of_unknown_class_is_trained_on_but_cannot_be_held_out(tmp_path):
+    audio = {"bytes": encode(make_tone(0.1)), "path": "clip.wav"}
+    write_parquet(tmp_path / "train.parquet", [{"audio": audio, "caption": "a dog barks"}])
+    for options in ({}, {"exclude_esc10": True}):
+        clips = load_noise(str(tmp_path), "train", **options)
+        assert clips[0]["noise"] == "" and clips[0]["audio"].shape == (1600,)
+    with pytest.raises(ValueError, match="no noise classes, so its ESC-10 clips cannot be told"):
+        load_noise(str(tmp_path), "train", only_esc10=True)
+    rows = [{"audio": audio, "noise": name} for name in ("dog", None, "wind")]
+    write_parquet(tmp_path / "test.parquet", rows)
+    assert column(load_noise(str(tmp_path), "test", exclude_esc10=True), "noise") == ["", "wind"]
+    assert column(load_noise(str(tmp_path), "test", only_esc10=True), "noise") == ["dog"]
 
 
 # --- bad input ---
@@ -317,7 +383,8 @@ def test_a_corrupt_file_is_named_or_skipped_and_counted(folder, caplog):
         rows = list(load_corpus(str(folder), "train", on_error="skip", **options))
         assert [row["text"] for row in rows] == ["one, two"]
         assert "skipped unreadable file number 1" in caplog.text and "c.wav" in caplog.text
-        assert "streaming" in options or "skipped 1 unreadable files, kept 1 rows" in caplog.text
+        streamed = "dropped 1 of the first 2 rows: unreadable audio"
+        assert (streamed if "streaming" in options else "skipped 1 unreadable files, kept 1 rows") in caplog.text
 
 
 def test_a_missing_file_is_named_or_skipped(folder):

@@ -80,6 +80,14 @@ def test_two_processes_resume_to_the_weights_of_an_uninterrupted_run(tmp_path):
     assert relative_difference(read_run(stopped)[0], read_run(whole)[0]) == 0.0
 
 
+@pytest.mark.parametrize(("num_rows", "num_shards"), [(12, 2), (5, 1)])
+def test_two_processes_train_on_a_stream_that_ends_before_max_steps(tmp_path, num_rows, num_shards):
+    """Batches of different widths, and an uneven number of rows per process."""
+    arguments = dict(method="stable_token", output_dir=str(tmp_path), per_device_train_batch_size=2)
+    assert run_apart(2, num_rows=num_rows, num_shards=num_shards, **arguments) == [0, 0]
+    assert [line["step"] for line in read_run(tmp_path)[1]] == [1, 2, 3, 4, 5]
+
+
 def launch(config: str, output_dir: Path, *arguments: str):
     """Five steps of StableToken through `accelerate launch` with one of the recipes' configurations, on the CPU."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]

@@ -2,15 +2,27 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import soundfile
-from transformers import AutoConfig, AutoModelForAudioTokenization, PreTrainedTokenizerFast, WhisperConfig, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForAudioTokenization,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    pipeline,
+)
 
 from clearspeech import StableTokenConfig, hub
+
+ROOT = Path(__file__).parents[1]
 
 # runs in a process of its own: argument 1 is the model (folder or Hub name), 2 an audio file
 STRANGER = """
@@ -122,6 +134,58 @@ def test_the_folder_is_flat_and_imports_nothing_of_the_suite(published):
     auto_map = json.loads((published / "config.json").read_text())["auto_map"]
     assert auto_map["AutoModelForSpeechSeq2Seq"] == "modeling_stable_token.StableTokenForConditionalGeneration"
     assert {reference.split(".")[0] + ".py" for reference in auto_map.values()} <= files
+
+
+def test_a_published_folder_keeps_nothing_of_training_and_loading(tiny_folder, tmp_path):
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(tiny_folder)
+    model.config.use_cache = False  # as the Trainer leaves it
+    published = hub.publish(model, AutoProcessor.from_pretrained(tiny_folder), tmp_path / "published", card="")
+    check_clean(published)
+
+
+def check_clean(folder: Path):
+    assert json.loads((folder / "config.json").read_text())["use_cache"] is True
+    assert not set(hub.LOADING_FIELDS) & json.loads((folder / "tokenizer_config.json").read_text()).keys()
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644  # others may read it
+
+
+def run_recipe(name: str, monkeypatch, *arguments: str):
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    runpy.run_path(str(ROOT / "recipes" / name), run_name="__main__")
+
+
+def test_the_recipe_publishes_under_the_card_it_is_given(tiny_folder, tmp_path, monkeypatch):
+    card = tmp_path / "card.md"
+    card.write_text("# Mine\n")
+    folder = tmp_path / "published"
+    arguments = ["--model", str(tiny_folder), "--folder", str(folder)]
+    run_recipe("publish.py", monkeypatch, *arguments, "--card", str(card))
+    assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+def test_the_recipe_publishes_nothing_without_a_card(tiny_folder, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "published"
+    with pytest.raises(SystemExit):
+        run_recipe("publish.py", monkeypatch, "--model", str(tiny_folder), "--folder", str(folder))
+    assert "--card" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_kept_mini_model_is_clean_and_asks_for_float32(tiny_whisper_folder, tmp_path, monkeypatch):
+    card, folder = tmp_path / "card.md", tmp_path / "kept"
+    card.write_text("# Mini\n")
+    arguments = ["--model", str(tiny_whisper_folder), "--folder", str(folder), "--card", str(card)]
+    run_recipe("keep_mini.py", monkeypatch, *arguments)
+    check_clean(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_the_mini_models_in_the_repository_are_clean():
+    folders = [path.parent for path in (ROOT / "hub_cards" / "mini").glob("*/config.json")]
+    assert folders
+    for folder in folders:
+        assert json.loads((folder / "config.json").read_text())["use_cache"] is True
+        assert not set(hub.LOADING_FIELDS) & json.loads((folder / "tokenizer_config.json").read_text()).keys()
 
 
 def test_a_folder_with_a_model_is_not_overwritten(published, tiny_model, tiny_processor):

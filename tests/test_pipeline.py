@@ -7,7 +7,6 @@ import soxr
 import torch
 from transformers import (
     AutomaticSpeechRecognitionPipeline,
-    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     pipeline,
@@ -143,24 +142,51 @@ def test_missing_and_corrupt_files_are_named(transcriber, tmp_path):
         transcriber(str(tmp_path / "corrupt.wav"))
 
 
-def test_other_models_get_the_stock_pipeline(tokenizer):
-    whisper = WhisperForConditionalGeneration(
-        WhisperConfig(
-            vocab_size=30,
-            d_model=16,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=0,
-            decoder_start_token_id=1,
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"chunk_length_s": 30}, "chunk_length_s=30.*cut at quiet places already"),
+        ({"stride_length_s": (4, 2)}, r"stride_length_s=\(4, 2\).*cut at quiet places already"),
+        ({"return_timestamps": True}, "return_timestamps=True.*without times"),
+        ({"return_timestamps": "word"}, "return_timestamps='word'.*without times"),
+        ({"return_language": True}, "return_language=True.*the language"),
+        ({"decoder_kwargs": {"beam_width": 5}}, "decoder_kwargs=.*generate_kwargs"),
+    ],
+)
+def test_stock_options_that_do_not_apply_are_refused(transcriber, make_speech, tiny_folder, option, message):
+    with pytest.raises(ValueError, match=message):
+        transcriber(make_speech(8000), **option)
+    with pytest.raises(ValueError, match=message):
+        pipeline("automatic-speech-recognition", model=str(tiny_folder), device="cpu", **option)
+
+
+def test_stock_options_that_ask_for_nothing_change_nothing(transcriber, make_speech):
+    speech = make_speech(8000)
+    options = {"chunk_length_s": 0, "stride_length_s": None, "ignore_warning": True, "return_timestamps": False}
+    assert transcriber(speech, **options) == transcriber(speech)
+
+
+def test_a_plain_whisper_with_the_suites_features_is_refused(tiny_whisper_folder):
+    message = "got WhisperForConditionalGeneration with a StableTokenFeatureExtractor.*base to train.*--base_model"
+    with pytest.raises(ValueError, match=message):
+        pipeline("automatic-speech-recognition", model=str(tiny_whisper_folder), device="cpu")
+
+
+def test_the_suites_model_with_stock_features_is_refused(tiny_model, tokenizer):
+    with pytest.raises(ValueError, match="suite's feature extractor.*got WhisperFeatureExtractor"):
+        pipeline(
+            "automatic-speech-recognition",
+            model=tiny_model,
+            tokenizer=tokenizer,
+            feature_extractor=WhisperFeatureExtractor(feature_size=16),
+            device="cpu",
         )
-    )
+
+
+def test_other_models_get_the_stock_pipeline(tiny_whisper_folder, tokenizer):
     stock = pipeline(
         "automatic-speech-recognition",
-        model=whisper,
+        model=WhisperForConditionalGeneration.from_pretrained(tiny_whisper_folder),
         tokenizer=tokenizer,
         feature_extractor=WhisperFeatureExtractor(),
         device="cpu",

@@ -158,6 +158,15 @@ def test_a_fitted_quantizer_keeps_most_of_the_frames_and_its_voters_differ(quant
     assert (output.scores[0] > 0).float().mean(dim=0).sub(0.5).abs().max() < 0.1  # every bit is used
 
 
+def test_bits_that_repeat_each_other_are_fitted_by_the_shortest_best_guess(quantizer):
+    frames = torch.randn(500, 1).sign() @ torch.randn(1, DIM)  # two different frames, which need one bit
+    mean = quantizer.fit(frames)
+    scores = quantizer(frames[None]).scores[0].detach()
+    assert torch.linalg.matrix_rank(scores) < BITS
+    expected = torch.linalg.lstsq(scores.double(), (frames - mean).double(), driver="gelsd").solution
+    torch.testing.assert_close(quantizer.project_out.weight.T, expected.float(), atol=1e-4, rtol=1e-4)
+
+
 def test_fitting_needs_more_frames_than_dimensions(quantizer):
     with pytest.raises(ValueError, match="more frames than dimensions"):
         quantizer.fit(torch.randn(DIM, DIM))

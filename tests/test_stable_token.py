@@ -131,6 +131,22 @@ def test_the_quantizer_sits_at_the_encoders_mid_point(whisper_folder):
     assert len(model.model.encoder.layers) == len(model.upper_layers) == 2
 
 
+@pytest.mark.parametrize("pooling_size, window, overlap", [(1, 1500, 500), (2, 750, 250), (4, 375, 125), (6, 250, 83)])
+def test_windows_of_any_token_rate_share_a_third(pooling_size, window, overlap):
+    config = StableTokenConfig.from_whisper(WhisperConfig(), pooling_size=pooling_size)
+    assert (config.max_source_tokens, config.window_overlap) == (window, overlap)
+    assert (
+        StableTokenConfig.from_whisper(WhisperConfig(), pooling_size=pooling_size, window_overlap=7).window_overlap
+        == 7
+    )
+
+
+@pytest.mark.parametrize("pooling_size, reason", [(0, "at least 1; got 0"), (8, "divide the encoder's 1500 .*got 8")])
+def test_a_whisper_is_not_cut_into_broken_tokens(pooling_size, reason):
+    with pytest.raises(StrictDataclassClassValidationError, match=reason):
+        StableTokenConfig.from_whisper(WhisperConfig(), pooling_size=pooling_size)
+
+
 def test_a_multilingual_whispers_generation_settings_are_kept_and_do_not_stop_generation(whisper_folder, features):
     model = StableTokenForConditionalGeneration.from_whisper(str(whisper_folder), num_bits=4).eval()
     assert model.generation_config.suppress_tokens == [4, 5]
@@ -180,6 +196,7 @@ def test_the_defaults_are_the_papers():
         ({"num_bits": 25}, "num_bits must be between 1 and 24; got 25"),
         ({"quantize_position": 32}, "must lie inside the encoder .*got 32"),
         ({"pooling_size": 0}, "pooling_size must be at least 1; got 0"),
+        ({"pooling_size": 8}, "pooling_size must divide the encoder's 1500 positions; got 8"),
         ({"window_overlap": 750}, "smaller than a window of 750 tokens; got 750"),
     ],
 )
@@ -390,6 +407,16 @@ def test_bfloat16_tokenizes_and_transcribes(tiny_folder, features):
     agreement = output.audio_codes[output.attention_mask] == expected.audio_codes[output.attention_mask]
     assert agreement.float().mean() > 0.8
     assert model.generate(**features).shape[0] == 2
+
+
+def test_the_loss_is_the_mean_over_labels_or_over_those_of_a_whole_step(tiny_model, features):
+    labels = torch.tensor([[5, 6, 0], [7, 0, -100]])
+    output = tiny_model(**features, labels=labels)
+    log_probabilities = output.logits.log_softmax(dim=-1)
+    picked = [log_probabilities[row, place, labels[row, place]] for row, place in labels.ne(-100).nonzero()]
+    torch.testing.assert_close(output.loss, -sum(picked) / 5)
+    whole_step = tiny_model(**features, labels=labels, num_items_in_batch=torch.tensor(20)).loss
+    torch.testing.assert_close(whole_step, -sum(picked) / 20)
 
 
 def test_labels_longer_than_the_decoder_are_refused(tiny_model, features):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import build_trainer, read_run, run_apart, run_until_killed
+from tiny_training import build_trainer, read_run, relative_difference, run_apart, run_until_killed, speech_corpus
 from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
 
 from clearspeech.trainers import trainer_stable_token
 from clearspeech.trainers.speech_trainer import (
     STAGING_FOLDER,
+    EndlessStream,
     EpochSeededLengthSampler,
     EpochSeededSampler,
     prepare_output_folder,
@@ -136,7 +137,9 @@ def test_noise_as_augmentation_is_all_that_the_voters_see(tmp_path):
     assert views.keys() == {"input_features", "attention_mask"}
     assert not torch.allclose(views["input_features"], clean)
     with pytest.raises(ValueError, match="noise_as_augmentation needs a perturber"):
-        build_trainer("stable_token", tmp_path, perturber=None, noise_as_augmentation=True)
+        trainer_stable_token.StableTokenTrainer(
+            trainer.model, trainer.args, feature_extractor=trainer.feature_extractor, perturber=None
+        )
 
 
 def test_an_utterance_meets_new_noise_in_every_step_but_the_same_in_every_batch(tmp_path):
@@ -202,6 +205,42 @@ def test_a_stream_without_a_length_trains_for_max_steps(tmp_path):
     trainer.train_dataset = trainer.train_dataset.to_iterable_dataset()  # three batches, started over
     trainer.train()
     assert [line["step"] for line in logged_lines(trainer)] == list(range(1, 8))
+
+
+def test_a_resumed_stream_goes_on_where_it_was(tmp_path):
+    whole, stopped = str(tmp_path / "whole"), str(tmp_path / "stopped")
+    arguments = dict(method="stable_token", num_shards=2, save_strategy="steps", save_steps=3)
+    arguments["per_device_train_batch_size"] = 4  # three batches are a pass
+    assert run_apart(output_dir=whole, **arguments) == [0]
+    assert run_apart(output_dir=stopped, killed_after=4, **arguments) == [-9]
+    assert run_apart(output_dir=stopped, resume=True, **arguments) == [0]
+    assert relative_difference(read_run(stopped)[0], read_run(whole)[0]) == 0.0
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_processes_share_a_stream_and_each_pass_has_its_own_order(num_shards):
+    stream = speech_corpus(13).map(lambda row, number: {"text": str(number)}, with_indices=True)
+    stream = stream.to_iterable_dataset(num_shards).shuffle(seed=0, buffer_size=13)
+    texts = [row["text"] for row in itertools.islice(EndlessStream(stream), 39)]
+    again = [row["text"] for row in itertools.islice(EndlessStream(stream), 39)]
+    passes = in_groups(texts, 13)
+    assert texts == again and all(set(each) == set(map(str, range(13))) for each in passes)
+    assert passes[0] != passes[1] != passes[2]
+    share = [{row["text"] for row in itertools.islice(EndlessStream(stream, rank, 2), 6)} for rank in (0, 1)]
+    assert not share[0] & share[1] and len(share[0] | share[1]) == 12
+
+
+def test_a_stream_without_rows_is_an_error(tmp_path):
+    trainer = build_trainer("stable_token", tmp_path, num_shards=1)
+    trainer.train_dataset = trainer.train_dataset.filter(lambda row: False)
+    with pytest.raises(ValueError, match="process 0 of 1 got no rows of the streamed corpus"):
+        trainer.train()
+
+
+def test_another_learning_rate_schedule_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="OneCycleLR; got lr_scheduler_type 'cosine'"):
+        build_trainer("stable_token", tmp_path, lr_scheduler_type="cosine")
+    build_trainer("whisper_ctc", tmp_path, lr_scheduler_type="cosine")
 
 
 def test_evaluation_reports_the_training_loss_without_counting_codes(tmp_path):

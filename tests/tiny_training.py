@@ -90,14 +90,22 @@ def build_trainer(
     dropout: float = 0.0,
     num_rows: int = 12,
     mel_frames_per_token: int = 4,
+    num_shards: int | None = None,
     **arguments,
 ) -> SpeechTrainer:
-    """A trainer of `stable_token` or `whisper_ctc` with the same random weights each time; arguments: `ARGUMENTS`."""
+    """
+    A trainer of `stable_token` or `whisper_ctc` with the same random weights each time.
+
+    num_shards: of the corpus as a stream; None leaves it whole. arguments: over `ARGUMENTS`.
+    """
     torch.manual_seed(0)
     arguments = {**ARGUMENTS, "output_dir": str(output_dir), **arguments}
     tokenizer = build_character_tokenizer()
+    speech = speech_corpus(num_rows)
+    if num_shards is not None:
+        speech = speech.to_iterable_dataset(num_shards).shuffle(seed=0, buffer_size=4)
     parts = dict(
-        train_dataset=speech_corpus(num_rows),
+        train_dataset=speech,
         data_collator=SpeechTextCollator(tokenizer, tokenizer.bos_token_id),
         feature_extractor=StableTokenFeatureExtractor(
             SHAPE["num_mel_bins"], mel_frames_per_token=mel_frames_per_token

@@ -9,12 +9,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..processing.audio_reading import SAMPLING_RATE
 from ..processing.corpora import load_noise
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from ..processing.perturbation import EVALUATION_PERTURBATIONS, Perturber, utterance_seed
 from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate, vote_statistics
-
-SAMPLING_RATE = 16000
 
 
 def feature_batches(

@@ -1,13 +1,16 @@
-"""What every trainer of the suite shares: exact loss scaling, named loss terms, checkpoints that survive a SIGKILL."""
+"""What every trainer of the suite shares: loss scaling, named terms, streams, checkpoints that survive a SIGKILL."""
 
+import itertools
 import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
 
 import torch
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from torch.utils.data import IterableDataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -55,6 +58,28 @@ class EpochSeededLengthSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class EndlessStream(torch.utils.data.IterableDataset):
+    """
+    One process's share of a stream, pass after pass, so that no process ends before the others.
+
+    Each pass is an epoch of the stream: what `IterableDataset.shuffle` shuffles, it shuffles anew. A share without
+    rows (a pass over nothing) ends at once.
+    """
+
+    def __init__(self, stream: IterableDataset, process_index: int = 0, num_processes: int = 1):
+        self.stream = split_dataset_by_node(stream, process_index, num_processes)
+
+    def __iter__(self):
+        for epoch in itertools.count():
+            self.stream.set_epoch(epoch)
+            is_empty = True
+            for row in self.stream:
+                is_empty = False
+                yield row
+            if is_empty:
+                return
+
+
 def prepare_output_folder(folder: str, resume: bool) -> str | None:
     """
     The checkpoint to resume from, or None when training starts afresh: also with `resume` when there is none yet, so
@@ -81,7 +106,8 @@ class SpeechTrainer(Trainer):
     accumulated batches and all processes. So batch 8, batch 4 twice accumulated and two processes with 4 give the same
     gradient and the same logged loss. Terms are logged under their own names through `log_terms`.
 
-    Rows need a column `num_samples` when `train_sampling_strategy="group_by_length"`.
+    Rows need a column `num_samples` when `train_sampling_strategy="group_by_length"`. A streamed corpus is divided
+    among the processes and repeated until `max_steps`; shuffle it with `IterableDataset.shuffle`.
     """
 
     loss_is_scaled_for_ga = True
@@ -96,10 +122,13 @@ class SpeechTrainer(Trainer):
         self._sampler: EpochSeededSampler | EpochSeededLengthSampler | None = None
         self._staging = False
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, Tensor] | None:
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, Tensor]:
         """Labels and token frames of one optimizer step, over its micro-batches and all processes."""
-        if not batch_samples:  # a stream that ends before `max_steps`
-            return None
+        if not batch_samples:
+            raise ValueError(
+                f"process {self.args.process_index} of {self.args.world_size} got no rows of the streamed corpus: "
+                "take fewer processes or data loader workers, or a larger corpus."
+            )
         labels = sum(batch["labels"].ne(-100).sum() for batch in batch_samples).to(device)
         frames = sum(self.count_frames(batch["num_samples"]).sum() for batch in batch_samples).to(device)
         counts = torch.stack([labels, frames])
@@ -143,6 +172,19 @@ class SpeechTrainer(Trainer):
         self._terms.clear()
         return super().train(*args, **kwargs)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """`Trainer`'s; for a stream one of our own, as `accelerate` would cut up batches of different widths."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        return DataLoader(
+            EndlessStream(self.train_dataset, self.args.process_index, self.args.world_size),
+            batch_size=self.args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         strategy = self.args.train_sampling_strategy
@@ -151,8 +193,9 @@ class SpeechTrainer(Trainer):
         if strategy == "random":
             self._sampler = EpochSeededSampler(len(dataset), self.args.seed)
         else:
+            lengths = list(dataset.select_columns("num_samples")["num_samples"])  # without decoding the audio
             rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            self._sampler = EpochSeededLengthSampler(rows_per_step, list(dataset["num_samples"]), self.args.seed)
+            self._sampler = EpochSeededLengthSampler(rows_per_step, lengths, self.args.seed)
         return self._sampler
 
     def _run_epoch(self, *, epoch: int, **kwargs):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from ..processing.perturbation import Perturber
-from .losses import batch_entropy, bit_entropy, commitment_loss, consensus_loss
+from .losses import batch_entropy, bit_entropy, commitment_loss, consensus_loss, cross_entropy
 from .metrics import codebook_statistics
 from .speech_trainer import SpeechTrainer
 
@@ -18,7 +18,7 @@ class StableTokenTrainingArguments(TrainingArguments):
     """
     `TrainingArguments` with the paper's Table 8 as defaults, and what the paper leaves open.
 
-    The learning rate follows `OneCycleLR` with `warmup_steps` of rise; `lr_scheduler_type` is not used.
+    The learning rate follows `OneCycleLR` with `warmup_steps` of rise; another `lr_scheduler_type` is refused.
     A loss weight of 0 means that the term is not computed.
     """
 
@@ -71,12 +71,18 @@ class StableTokenTrainer(SpeechTrainer):
         perturber: the augmentation A(.); None trains on clean speech only.
 
     Raises:
-        ValueError: the noisy voters are not a strict minority, or `noise_as_augmentation` without a perturber.
+        ValueError: the noisy voters are not a strict minority, `noise_as_augmentation` without a perturber, or a
+            learning rate schedule other than the paper's.
     """
 
     def __init__(self, *args, perturber: Perturber | None, **kwargs):
         super().__init__(*args, **kwargs)
         config = self.model.config
+        if self.args.lr_scheduler_type != SchedulerType.LINEAR:  # the default of `TrainingArguments`
+            raise ValueError(
+                "the learning rate follows the paper's OneCycleLR; got lr_scheduler_type "
+                f"{self.args.lr_scheduler_type.value!r}: leave it out."
+            )
         if self.args.noise_as_augmentation and perturber is None:
             raise ValueError("noise_as_augmentation needs a perturber; got None.")
         self.perturber = perturber
@@ -131,11 +137,11 @@ class StableTokenTrainer(SpeechTrainer):
         """Eq. 5 on one micro-batch; every mean is over the labels or frames of the whole optimizer step."""
         args, labels = self.args, inputs["labels"]
         num_labels, num_frames = num_items_in_batch["labels"], num_items_in_batch["frames"]
-        outputs = model(**self.both_views(inputs), labels=labels, num_items_in_batch=num_labels)
+        outputs = model(**self.both_views(inputs), decoder_input_ids=self.model.shift_labels(labels))
         speech = outputs.speech
         projections, mask = speech.projections, speech.attention_mask
 
-        terms = {"cross_entropy": (1.0, outputs.loss)}
+        terms = {"cross_entropy": (1.0, cross_entropy(outputs.logits, labels, num_labels))}
         if args.consensus_weight and projections.shape[0] > 1:
             consensus = consensus_loss(projections, mask, num_frames, args.consensus_reduction, args.consensus_detach)
             terms["consensus"] = (args.consensus_weight, consensus)

@@ -23,5 +23,5 @@ AutoModelForSpeechSeq2Seq.register(StableTokenConfig, StableTokenForConditionalG
 AutoFeatureExtractor.register(StableTokenConfig, StableTokenFeatureExtractor)
 AutoProcessor.register(StableTokenConfig, StableTokenProcessor)
 
-# hands every model that is not the suite's to the stock pipeline
+# hands models that have nothing of the suite to the stock pipeline
 PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = SpeechRecognitionPipeline

@@ -13,6 +13,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.pipelines import PIPELINE_REGISTRY
 
 SUITE = __package__
+LOADING_FIELDS = ("is_local", "local_files_only")  # how the tokenizer was loaded, not what it is
 
 
 def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, card: str) -> Path:
@@ -41,8 +42,7 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
     classes = [type(model.config), type(model), *models.values(), type(processor), type(extractor)]
     sources = collect_sources(classes + [entry["impl"] for entry in pipelines.values()])
 
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_clean(model, processor, folder)
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -61,6 +61,18 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
     processor_config["feature_extractor"]["auto_map"] = processor_map
     write_json(folder / "processor_config.json", processor_config)
     return folder
+
+
+def save_clean(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
+    """Save both without what loading and training left behind: `LOADING_FIELDS`, and a cache switched off."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"use_cache": True})
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    kept = {name: value for name, value in tokenizer_config.items() if name not in LOADING_FIELDS}
+    write_json(folder / "tokenizer_config.json", kept)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # written for the owner alone
 
 
 def registered_models(config_class: type) -> dict[str, type]:
