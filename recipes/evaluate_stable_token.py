@@ -103,9 +103,11 @@ def load_models(folder: str, device: str) -> Models:
 
 
 def corpus_label(source: str) -> str:
-    """A short name for tables: `an4` for a folder, `digit_strings` for composed strings."""
+    """A short name for tables: `an4` for a folder, `fleurs-en_us` for a Hub id, `digit_strings` for composed ones."""
     parsed = parse_source(source)
-    return "digit_strings" if parsed.digit_strings else Path(parsed.name).name
+    if parsed.digit_strings:
+        return "digit_strings"
+    return "-".join([Path(parsed.name).name, *filter(None, [parsed.config])])
 
 
 def condition_titles(noise_dataset: list[str]) -> dict[str, str]:
@@ -177,11 +179,14 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     models = load_models(args.model, args.device)
     noise, conditions = load_noise_conditions(args.noise_dataset, args.split), condition_titles(args.noise_dataset)
     folder = Path(args.output_dir or Path(args.model, "evaluation"))
+    labels = [corpus_label(source) for source in args.dataset]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
     results = {}
-    for source in args.dataset:
+    for source, label in zip(args.dataset, labels):
         corpus = load_corpus(source, args.split, decoded=True)
         corpus = corpus.select(range(min(args.max_utterances or len(corpus), len(corpus))))
-        waveforms, texts, label = list(corpus["audio"]), list(corpus["text"]), corpus_label(source)
+        waveforms, texts = list(corpus["audio"]), list(corpus["text"])
         metrics = results[label] = measure(models, waveforms, texts, noise, args.wer_conditions, args.batch_size)
         if models.tokenizer is not None:
             bars = {title: metrics[f"ued/{name}"] for name, title in conditions.items() if f"ued/{name}" in metrics}

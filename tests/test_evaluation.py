@@ -312,3 +312,27 @@ def test_the_card_in_the_repository_is_up_to_date(recipes, monkeypatch):
     monkeypatch.chdir(RECIPES.parent)
     monkeypatch.setattr("sys.argv", ["write_card.py", "--check"])
     write_card.main()
+
+
+def test_corpora_that_tables_cannot_tell_apart_are_refused(recipes, tiny_folder):
+    from evaluate_stable_token import main
+
+    with pytest.raises(ValueError, match="cannot tell apart.*'embedded', 'embedded'"):
+        main(["--model", str(tiny_folder), "--dataset", "embedded", "embedded"])
+
+
+def test_hub_configurations_have_labels_of_their_own(recipes):
+    from evaluate_stable_token import corpus_label
+
+    assert corpus_label("google/fleurs:en_us") == "fleurs-en_us"
+    assert corpus_label("digit_strings:somewhere/spoken_digits:40") == "digit_strings"
+
+
+def test_audio_beyond_the_window_is_transcribed_in_pieces(tiny_model, tiny_processor, make_speech):
+    parts = (tiny_model, tiny_processor.feature_extractor, tiny_processor.tokenizer)
+    window = tiny_model.config.max_source_positions * 2 * 160  # samples
+    long = make_speech(5 * window // 2)
+    with pytest.raises(ValueError, match="cut longer audio"):
+        features = parts[1](long, sampling_rate=16000, return_tensors="pt")
+        tiny_model.generate(**features)
+    assert isinstance(transcribe(*parts, [long])[0], str)

@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..processing.audio_reading import SAMPLING_RATE
-from ..processing.corpora import load_noise
+from ..processing.corpora import ESC10_CLASSES, load_noise
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from ..processing.perturbation import EVALUATION_PERTURBATIONS, Perturber, utterance_seed
+from ..processing.pipeline_speech_recognition import cut_at_quiet_places
 from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate, vote_statistics
 
 
@@ -41,18 +42,22 @@ def transcribe(
     waveforms: list,
     batch_size: int = 32,
 ) -> list[str]:
-    """Greedy transcripts of `waveforms` (16 kHz, each within the model's position table), in their order."""
+    """Greedy transcripts of `waveforms` (16 kHz), in their order; what exceeds the model's window is cut at pauses."""
     was_training = model.training
     model.eval()
-    texts = [""] * len(waveforms)
-    batches = feature_batches(waveforms, feature_extractor, model.device, batch_size, "transcribe")
-    for rows, features in batches:
+    extractor, window = feature_extractor, model.config.max_source_positions * 2  # mel frames
+    longest = window * extractor.hop_length - extractor.n_fft // 2
+    cut = [cut_at_quiet_places(torch.as_tensor(waveform), longest) for waveform in waveforms]
+    pieces = [piece.numpy() for row in cut for piece in row]
+    texts = [""] * len(pieces)
+    for rows, features in feature_batches(pieces, feature_extractor, model.device, batch_size, "transcribe"):
         limit = model.config.max_target_positions - 1
         ids = model.generate(**features, num_beams=1, do_sample=False, max_new_tokens=limit)
         for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[row] = text
     model.train(was_training)
-    return texts
+    following = iter(texts)
+    return [" ".join(next(following) for _ in row) for row in cut]
 
 
 @dataclass
@@ -84,14 +89,13 @@ def tokenize(
 def load_noise_conditions(sources: list[str], split: str) -> dict[str, list]:
     """
     Waveforms `(samples,)` of real noise for Table 13: `real`, of the classes that training may meet, and `real_ood`,
-    of the ESC-10 classes, which it never meets. Without sources both are left out.
+    of the ESC-10 classes, which it never meets. A condition without clips is left out.
     """
-    conditions = {"real": dict(exclude_esc10=True), "real_ood": dict(only_esc10=True)}
-    noise = {
-        name: [row["audio"] for source in sources for row in load_noise(source, split, **classes)]
-        for name, classes in conditions.items()
-    }
-    return {name: clips for name, clips in noise.items() if clips}
+    clips = [row for source in sources for row in load_noise(source, split)]
+    noise = {"real": [], "real_ood": []}
+    for row in clips:
+        noise["real_ood" if row["noise"] in ESC10_CLASSES else "real"].append(row["audio"])
+    return {name: waveforms for name, waveforms in noise.items() if waveforms}
 
 
 def perturbed_views(waveforms: list, noise: dict[str, list]) -> Iterator[tuple[str, list]]:
