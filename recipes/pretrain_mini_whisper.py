@@ -20,7 +20,7 @@ The base kept in `hub_cards/mini/whisper` was trained in four stages, DATA being
 Cross-entropy alone does not align from so little speech; an auxiliary CTC loss on the encoder does. The decoder then
 recites the few texts it has seen, until a share of its inputs is hidden, the digit strings are many, and masks are too
 short to hide a whole digit. WER on digit strings and an4 after each stage: 13.8 and 44.1 %, 8.9 and 32.2 %,
-5.5 and 29.2 %, 4.9 and 30.5 % (the last with the kept float16 weights). Hardware: two CPU cores, 75 minutes in all.
+5.5 and 29.2 %, 4.9 and 30.5 % (the last with the kept float16 weights). Hardware: two CPU cores, 70 minutes in all.
 """
 
 import json
