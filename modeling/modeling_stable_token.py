@@ -15,6 +15,7 @@ from ..configuration.configuration_stable_token import StableTokenConfig
 from .quantization import VotingLFQ, codes_to_bits
 from .whisper_decoder import LengthAwareWhisperDecoder, SpeechToTextGenerationMixin
 from .whisper_encoder import LengthAwareWhisperEncoder, SinusoidalPositions, masked_mean_pool
+from .windowed_encoding import WindowedEncodingMixin
 
 PADDING_CODE = -1  # what `encode` writes behind the end of a shorter utterance; no token has this id
 
@@ -65,7 +66,7 @@ class StableTokenPreTrainedModel(PreTrainedModel):
             init.copy_(module.weight, sinusoids(*module.weight.shape))
 
 
-class StableTokenModel(StableTokenPreTrainedModel):
+class StableTokenModel(WindowedEncodingMixin, StableTokenPreTrainedModel):
     """
     The tokenizer: log-mel features to tokens (StableToken, sections 2.1-2.2).
 
@@ -74,6 +75,8 @@ class StableTokenModel(StableTokenPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^upper_", r"^decoder\.", r"^proj_out\."]
+    token_outputs = ("audio_codes", "attention_mask", "votes", "last_hidden_state")
+    padding_code = PADDING_CODE
 
     def __init__(self, config: StableTokenConfig):
         super().__init__(config)
@@ -146,71 +149,6 @@ class StableTokenModel(StableTokenPreTrainedModel):
             )
         mask = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
         return self.pooled_states(torch.cat([input_features, perturbed]), mask)
-
-    @torch.no_grad()
-    def encode(
-        self, input_features: Tensor, attention_mask: Tensor | None = None, windows_per_batch: int = 8
-    ) -> StableTokenOutput:
-        """
-        Tokens of audio of any length, one pass when it fits the position table, else overlapping windows.
-
-        Every token of a long recording comes from the window in whose middle it lies; there are exactly as many as
-        one pass would give, none lost or doubled at a seam. Windows are laid over an utterance's own frames, so its
-        tokens do not depend on the batch it came in.
-
-        Args:
-            input_features, attention_mask: as in `forward`, any number of frames.
-            windows_per_batch: how many windows of a long recording run at once; bounds the memory.
-
-        Returns:
-            `StableTokenOutput` with `audio_codes`, `attention_mask`, `votes` and `last_hidden_state`.
-        """
-        num_frames = input_features.shape[-1]
-        per_token = self.config.mel_frames_per_token
-        if num_frames <= self.config.max_source_tokens * per_token:
-            output = self(input_features, attention_mask)
-            output.projections = None
-            return output
-        if attention_mask is None:
-            attention_mask = torch.ones(input_features.shape[::2], dtype=torch.bool, device=input_features.device)
-        rows = [
-            self._encode_windows(features[:, : int(mask.sum())], windows_per_batch)
-            for features, mask in zip(input_features, attention_mask.bool(), strict=True)
-        ]
-        padding = {"audio_codes": PADDING_CODE, "attention_mask": False}
-        return StableTokenOutput(
-            **{
-                name: nn.utils.rnn.pad_sequence([row[name] for row in rows], True, padding.get(name, 0.0))
-                for name in rows[0]
-            }
-        )
-
-    def _encode_windows(self, features: Tensor, windows_per_batch: int) -> dict[str, Tensor]:
-        """One recording `(mel bins, mel frames)` in overlapping windows, joined at the overlaps' middles."""
-        per_token = self.config.mel_frames_per_token
-        total = -(-features.shape[-1] // per_token)
-        window = min(self.config.max_source_tokens, total)
-        hop = self.config.max_source_tokens - self.config.window_overlap
-        starts = list(range(0, total - window, hop)) + [total - window]  # the last window is full, too
-        seams = [0] + [(start + previous + window) // 2 for previous, start in zip(starts, starts[1:])] + [total]
-        missing = total * per_token - features.shape[-1]
-        mask = torch.ones(features.shape[-1], dtype=torch.bool, device=features.device)
-        features, mask = nn.functional.pad(features, (0, missing)), nn.functional.pad(mask, (0, missing))
-        pieces: dict[str, list[Tensor]] = {
-            "audio_codes": [],
-            "attention_mask": [],
-            "votes": [],
-            "last_hidden_state": [],
-        }
-        for first in range(0, len(starts), windows_per_batch):
-            group = starts[first : first + windows_per_batch]
-            cuts = [slice(start * per_token, (start + window) * per_token) for start in group]
-            output = self(torch.stack([features[:, cut] for cut in cuts]), torch.stack([mask[cut] for cut in cuts]))
-            for row, start in enumerate(group):
-                keep = slice(seams[first + row] - start, seams[first + row + 1] - start)
-                for name, parts in pieces.items():
-                    parts.append(output[name][row, keep])
-        return {name: torch.cat(parts) for name, parts in pieces.items()}
 
     def embed_codes(self, audio_codes: Tensor) -> Tensor:
         """

@@ -83,6 +83,28 @@ def commitment_loss(
     return frame_mean(per_frame, mask, num_frames)
 
 
+def masked_squared_error(
+    prediction: Tensor, target: Tensor, mask: Tensor, num_frames: Tensor | int | None = None
+) -> Tensor:
+    """
+    Squared L2 distance per dimension (Explainable disentanglement, eq. 5 and 6). Mean over dimensions and real frames.
+
+    The equations' squared norm is a sum over dimensions; the mean, as in the code that the paper builds on, gives
+    their weight of 0.5 one meaning at any width. prediction, target: `(batch, frames, dim)`; mask: `(batch, frames)`.
+    """
+    return frame_mean((prediction.float() - target.float()).pow(2).mean(dim=-1), mask, num_frames)
+
+
+def noise_classification(logits: Tensor, labels: Tensor, num_utterances: Tensor | int | None = None) -> Tensor:
+    """
+    Cross-entropy of the noise head in nats per utterance (Explainable disentanglement, eq. 7).
+
+    logits: `(batch, classes)`; labels: `(batch,)`; num_utterances: divisor of the sum, this batch's when None.
+    """
+    total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return total / (len(labels) if num_utterances is None else num_utterances)
+
+
 def bit_entropy(
     projections: Tensor, mask: Tensor, temperature: float, num_frames: Tensor | int | None = None
 ) -> Tensor:

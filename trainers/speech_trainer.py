@@ -102,9 +102,10 @@ class SpeechTrainer(Trainer):
     """
     `Trainer` for losses that are sums of several terms, each a mean over labels or frames.
 
-    A subclass's `compute_loss` divides sums by `num_items_in_batch["labels"]` and `["frames"]`: counts over all
-    accumulated batches and all processes. So batch 8, batch 4 twice accumulated and two processes with 4 give the same
-    gradient and the same logged loss. Terms are logged under their own names through `log_terms`.
+    A subclass's `compute_loss` divides sums by `num_items_in_batch["labels"]`, `["frames"]` and what else its
+    `count_items` counts, over all accumulated batches and all processes. So batch 8, batch 4 twice accumulated and two
+    processes with 4 give the same gradient and the same logged loss. Terms are logged under their own names through
+    `log_terms`.
 
     Rows need a column `num_samples` when `train_sampling_strategy="group_by_length"`. A streamed corpus is divided
     among the processes and repeated until `max_steps`; shuffle it with `IterableDataset.shuffle`.
@@ -123,18 +124,21 @@ class SpeechTrainer(Trainer):
         self._staging = False
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, Tensor]:
-        """Labels and token frames of one optimizer step, over its micro-batches and all processes."""
+        """`count_items` of one optimizer step, summed over its micro-batches and all processes."""
         if not batch_samples:
             raise ValueError(
                 f"process {self.args.process_index} of {self.args.world_size} got no rows of the streamed corpus: "
                 "take fewer processes or data loader workers, or a larger corpus."
             )
-        labels = sum(batch["labels"].ne(-100).sum() for batch in batch_samples).to(device)
-        frames = sum(self.count_frames(batch["num_samples"]).sum() for batch in batch_samples).to(device)
-        counts = torch.stack([labels, frames])
+        items = [self.count_items(batch) for batch in batch_samples]
+        counts = torch.stack([sum(each[name] for each in items) for name in items[0]]).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        return {"labels": counts[0], "frames": counts[1]}
+        return dict(zip(items[0], counts, strict=True))
+
+    def count_items(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the loss terms are means over, in one micro-batch: `labels` and token `frames`."""
+        return {"labels": batch["labels"].ne(-100).sum(), "frames": self.count_frames(batch["num_samples"]).sum()}
 
     def count_frames(self, num_samples: Tensor) -> Tensor:
         """Token frames of utterances with `num_samples` `(batch,)` samples."""

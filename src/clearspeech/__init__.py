@@ -9,7 +9,12 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration.configuration_disentangled_whisper import DisentangledWhisperConfig
 from .configuration.configuration_stable_token import StableTokenConfig
+from .modeling.modeling_disentangled_whisper import (
+    DisentangledWhisperForConditionalGeneration,
+    DisentangledWhisperModel,
+)
 from .modeling.modeling_stable_token import StableTokenForConditionalGeneration, StableTokenModel
 from .processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from .processing.pipeline_speech_recognition import SpeechRecognitionPipeline
@@ -22,6 +27,12 @@ AutoModelForAudioTokenization.register(StableTokenConfig, StableTokenModel)
 AutoModelForSpeechSeq2Seq.register(StableTokenConfig, StableTokenForConditionalGeneration)
 AutoFeatureExtractor.register(StableTokenConfig, StableTokenFeatureExtractor)
 AutoProcessor.register(StableTokenConfig, StableTokenProcessor)
+
+AutoConfig.register("disentangled_whisper", DisentangledWhisperConfig)
+AutoModelForAudioTokenization.register(DisentangledWhisperConfig, DisentangledWhisperModel)
+AutoModelForSpeechSeq2Seq.register(DisentangledWhisperConfig, DisentangledWhisperForConditionalGeneration)
+AutoFeatureExtractor.register(DisentangledWhisperConfig, StableTokenFeatureExtractor)
+AutoProcessor.register(DisentangledWhisperConfig, StableTokenProcessor)
 
 # hands models that have nothing of the suite to the stock pipeline
 PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = SpeechRecognitionPipeline
