@@ -30,7 +30,7 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
         upsampling: back to 50 Hz (section II-C): "repeat" or "conv" (transposed).
         codebook_size: N_CB. One more code stands for padding, outside the nearest-neighbour search.
         codebook_dim: width of the codes.
-        codebook_decay: of the moving averages that are the codebook ("a codebook decay of 0.9").
+        codebook_decay: of the moving averages that are the codebook ("a codebook decay of 0.9"); 1 freezes it.
         codebook_distance: nearest neighbour in "l2" (the paper's text) or "cosine" (the code it builds on).
         dead_code_threshold: codes whose moving average of uses falls below it start anew from a random frame. 0 is
             off: the paper has no word on it.
@@ -44,8 +44,8 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
         window_overlap: see `WhisperTokenizerConfig`.
 
     Raises:
-        StrictDataclassClassValidationError (of huggingface_hub): an unknown choice, sizes below 1, a decay outside
-            (0, 1), repeated noise labels or one that is called `unknown`, and what `WhisperTokenizerConfig` refuses.
+        StrictDataclassClassValidationError (of huggingface_hub): an unknown choice, sizes below 1, a decay that is
+            none, repeated noise labels or one that is called `unknown`, and what `WhisperTokenizerConfig` refuses.
     """
 
     model_type = "disentangled_whisper"
@@ -95,8 +95,8 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
         for name in ("codebook_size", "codebook_dim", "adapter_blocks", "noise_head_dim"):
             if values[name] < 1:
                 raise ValueError(f"{name} must be at least 1; got {values[name]}.")
-        if not 0 < self.codebook_decay < 1:
-            raise ValueError(f"codebook_decay must lie between 0 and 1; got {self.codebook_decay}.")
+        if not 0 < self.codebook_decay <= 1:
+            raise ValueError(f"codebook_decay must be above 0 and at most 1; got {self.codebook_decay}.")
         if self.dead_code_threshold < 0:
             raise ValueError(f"dead_code_threshold must not be negative; got {self.dead_code_threshold}.")
         if self.pooling_size != 2:

@@ -15,7 +15,7 @@ another or on a GPU (FFTs sum differently).
 
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,25 +186,40 @@ class Perturber:
     the clip moves to the clip's loudest sample.
 
     perturbations: `TRAINING_PERTURBATIONS`, one row of `EVALUATION_PERTURBATIONS` in a tuple, or rows of your own.
-    noise_clips: 1-d waveforms at the utterances' sampling rate (tensors or arrays), for the rows of kind `real`.
+    noise_clips: 1-d waveforms at the utterances' sampling rate (tensors or arrays), for the one row of kind `real`; or
+    a mapping of names to such clips: each row of kind `real` draws from the pool of its own name (several rows may
+    share a name, as one class of noise at several SNRs does), and a pool without a row is left alone.
 
-    Raises ValueError for no perturbation, for rows of real noise without clips, for two such rows (they would share
-    one pool of clips: make a Perturber for each), and for clips that are empty, silent, not 1-d or not finite.
+    Raises ValueError for no perturbation, for rows of real noise without clips, for two such rows and one list of
+    clips (they would share it: give a mapping, or make a Perturber for each), and for clips that are empty, silent,
+    not 1-d or not finite.
     """
 
-    def __init__(self, perturbations: Iterable[Perturbation], noise_clips: Iterable[Tensor] | None = None):
+    def __init__(
+        self,
+        perturbations: Iterable[Perturbation],
+        noise_clips: Iterable[Tensor] | Mapping[str, Iterable[Tensor]] | None = None,
+    ):
         self.perturbations = tuple(perturbations)
         if not self.perturbations:
             raise ValueError("Perturber needs at least one perturbation.")
-        self.noise_clips = [_check_noise_clip(clip, index) for index, clip in enumerate(noise_clips or [])]
         real = [perturbation.name for perturbation in self.perturbations if perturbation.kind == "real"]
-        if real and not self.noise_clips:
+        if isinstance(noise_clips, Mapping):
+            self.noise_pools = {
+                name: _check_noise_pool(noise_clips.get(name, ()), f" of {name!r}") for name in dict.fromkeys(real)
+            }
+        else:
+            clips = _check_noise_pool(noise_clips or ())
+            if clips and len(real) > 1:
+                raise ValueError(
+                    f"Perturbations {', '.join(real)} would share one pool of noise clips: give a mapping of their "
+                    "names to clips, or make a Perturber for each."
+                )
+            self.noise_pools = dict.fromkeys(real, clips)
+        without_clips = [name for name, clips in self.noise_pools.items() if not clips]
+        if without_clips:
             raise ValueError(
-                f"Perturbations {', '.join(real)} need noise_clips, got none. Give clips or leave them out."
-            )
-        if len(real) > 1:
-            raise ValueError(
-                f"Perturbations {', '.join(real)} would share one pool of noise clips: make a Perturber for each."
+                f"Perturbations {', '.join(without_clips)} need noise_clips, got none. Give clips or leave them out."
             )
 
     def __call__(
@@ -247,7 +262,8 @@ class Perturber:
         if perturbation.kind == "bit_crush":
             source = torch.empty(0)
         elif perturbation.kind == "real":
-            clip = self.noise_clips[int(torch.randint(len(self.noise_clips), (), generator=generator))]
+            clips = self.noise_pools[perturbation.name]
+            clip = clips[int(torch.randint(len(clips), (), generator=generator))]
             source = _fit_noise(clip, num_samples, generator)
         else:
             source = _white_noise(num_samples, NOISE_EXPONENTS[perturbation.kind], generator)
@@ -335,14 +351,18 @@ def _fit_noise(clip: Tensor, num_samples: int, generator: Generator) -> Tensor:
     return crop
 
 
-def _check_noise_clip(clip: Tensor | Sequence[float], index: int) -> Tensor:
+def _check_noise_pool(clips: Iterable[Tensor | Sequence[float]], pool: str = "") -> list[Tensor]:
+    return [_check_noise_clip(clip, f"{index}{pool}") for index, clip in enumerate(clips)]
+
+
+def _check_noise_clip(clip: Tensor | Sequence[float], name: str) -> Tensor:
     clip = torch.as_tensor(clip).detach().to("cpu", torch.float32)
     if clip.dim() != 1 or len(clip) == 0:
-        raise ValueError(f"Noise clip {index} must be a non-empty 1-d waveform, got shape {tuple(clip.shape)}.")
+        raise ValueError(f"Noise clip {name} must be a non-empty 1-d waveform, got shape {tuple(clip.shape)}.")
     if not bool(torch.isfinite(clip).all()):
-        raise ValueError(f"Noise clip {index} has NaN or infinite samples.")
+        raise ValueError(f"Noise clip {name} has NaN or infinite samples.")
     if not bool(_mean_power(clip) > 0):
-        raise ValueError(f"Noise clip {index} is silent: leave it out.")
+        raise ValueError(f"Noise clip {name} is silent: leave it out.")
     return clip
 
 

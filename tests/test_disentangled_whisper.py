@@ -199,7 +199,7 @@ def test_a_new_model_decodes_with_the_papers_ten_beams(whisper_folder):
         (dict(bottleneck="rvq"), "bottleneck"),
         (dict(codebook_distance="l1"), "codebook_distance"),
         (dict(codebook_size=0), "codebook_size must be at least 1; got 0"),
-        (dict(codebook_decay=1.0), "codebook_decay"),
+        (dict(codebook_decay=0.0), "codebook_decay"),
         (dict(dead_code_threshold=-1.0), "dead_code_threshold"),
         (dict(pooling_size=4), "pooling_size must be 2"),
         (dict(noise_labels=["rain", "rain"]), "must differ"),

@@ -25,13 +25,23 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback, WhisperConfig
 
-from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration
+from clearspeech import (
+    DisentangledWhisperConfig,
+    DisentangledWhisperForConditionalGeneration,
+    StableTokenConfig,
+    StableTokenForConditionalGeneration,
+)
 from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
 from clearspeech.processing.character_tokenizer import build_character_tokenizer
 from clearspeech.processing.collators import SpeechTextCollator
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.noisy_pairs import NoisyPairCollator
 from clearspeech.processing.perturbation import TRAINING_PERTURBATIONS, Perturber
 from clearspeech.trainers.speech_trainer import SpeechTrainer, prepare_output_folder
+from clearspeech.trainers.trainer_disentangled_whisper import (
+    DisentangledWhisperTrainer,
+    DisentangledWhisperTrainingArguments,
+)
 from clearspeech.trainers.trainer_stable_token import StableTokenTrainer, StableTokenTrainingArguments
 from clearspeech.trainers.trainer_whisper_ctc import WhisperCTCTrainer, WhisperCTCTrainingArguments
 
@@ -84,6 +94,18 @@ def speech_corpus(num_rows: int = 12) -> Dataset:
     return Dataset.from_list(rows).with_format("numpy")
 
 
+def pair_corpus(num_rows: int = 12) -> Dataset:
+    """`speech_corpus` as pairs: white noise of two loudnesses stands for two classes."""
+    speech, random = speech_corpus(num_rows), np.random.default_rng(1)
+    noises = [("rain", 0.02), ("wind", 0.1)]
+    rows = []
+    for index, row in enumerate(speech):
+        noise, loudness = noises[index % 2]
+        noisy = row["audio"] + (loudness * random.standard_normal(len(row["audio"]))).astype(np.float32)
+        rows.append({**row, "audio": noisy, "clean_audio": row["audio"], "noise": noise})
+    return Dataset.from_list(rows).with_format("numpy")
+
+
 def build_trainer(
     method: str,
     output_dir: str,
@@ -91,12 +113,16 @@ def build_trainer(
     num_rows: int = 12,
     mel_frames_per_token: int = 4,
     num_shards: int | None = None,
+    config_fields: dict | None = None,
+    eval_rows: Dataset | str | None = "first",
     **arguments,
 ) -> SpeechTrainer:
     """
-    A trainer of `stable_token` or `whisper_ctc` with the same random weights each time.
+    A trainer of `stable_token`, `disentangled_whisper` or `whisper_ctc` with the same random weights each time.
 
-    num_shards: of the corpus as a stream; None leaves it whole. arguments: over `ARGUMENTS`.
+    num_shards: of the corpus as a stream; None leaves it whole. config_fields: over the tiny model's.
+    eval_rows: of `disentangled_whisper`, the first of the corpus when not given.
+    arguments: over `ARGUMENTS`.
     """
     torch.manual_seed(0)
     arguments = {**ARGUMENTS, "output_dir": str(output_dir), **arguments}
@@ -111,18 +137,42 @@ def build_trainer(
             SHAPE["num_mel_bins"], mel_frames_per_token=mel_frames_per_token
         ),
     )
-    shape = {**SHAPE, "dropout": dropout}
+    shape = {**SHAPE, "dropout": dropout, **(config_fields or {})}
     if method == "stable_token":
         config = StableTokenConfig(**shape, quantize_position=2, num_bits=4, num_voters=3, window_overlap=10)
         perturber = Perturber([row for row in TRAINING_PERTURBATIONS if row.kind != "real"])
         model, args = StableTokenForConditionalGeneration(config), StableTokenTrainingArguments(**arguments)
         return StableTokenTrainer(model=model, args=args, perturber=perturber, **parts)
+    if method == "disentangled_whisper":
+        return build_disentangling_trainer(parts["feature_extractor"], num_rows, shape, eval_rows, arguments)
     unaugmented = dict(speed_factors=[1.0], num_masks=0, mask_text=0.0)
     args, model = (
         WhisperCTCTrainingArguments(**{**unaugmented, **arguments}),
         WhisperForJointCTC(WhisperConfig(**shape)),
     )
     return WhisperCTCTrainer(model=model, args=args, processing_class=tokenizer, **parts)
+
+
+def build_disentangling_trainer(
+    feature_extractor: StableTokenFeatureExtractor, num_rows: int, shape: dict, eval_rows, arguments: dict
+) -> DisentangledWhisperTrainer:
+    """W_NC is constant unless `arguments` say otherwise."""
+    tokenizer, pairs = build_character_tokenizer(), pair_corpus(num_rows)
+    fields = dict(window_overlap=10, codebook_size=16, codebook_dim=8, noise_head_dim=16, downsampling="mean")
+    config = DisentangledWhisperConfig(**{**fields, "noise_labels": ["rain", "wind"], **shape})
+    model = DisentangledWhisperForConditionalGeneration(config)
+    if config.bottleneck == "quantizer":
+        torch.nn.init.normal_(model.model.quantizer.codebook, std=0.1)  # near the latents of random weights
+        model.model.quantizer.sums.copy_(model.model.quantizer.codebook[:-1])
+    constant = dict(noise_weight_schedule="constant")
+    return DisentangledWhisperTrainer(
+        model=model,
+        args=DisentangledWhisperTrainingArguments(**{**constant, **arguments}),
+        train_dataset=pairs,
+        eval_dataset=pairs.select(range(6)) if isinstance(eval_rows, str) else eval_rows,
+        data_collator=NoisyPairCollator(tokenizer, tokenizer.bos_token_id, config.noise_classes),
+        feature_extractor=feature_extractor,
+    )
 
 
 class KillAfterStep(TrainerCallback):

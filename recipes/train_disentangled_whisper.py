@@ -1,0 +1,184 @@
+"""
+Train DisentangledWhisper: a vector quantizer inside a frozen Whisper; codes are speech, residue is noise.
+
+The paper's run (its section III; two 40 GB GPUs):
+
+    accelerate launch --multi_gpu --num_processes 2 recipes/train_disentangled_whisper.py --bf16 \\
+        --base_model openai/whisper-medium --dataset JacobLinCool/VoiceBank-DEMAND-16k \\
+        --num_train_epochs 30 --output_dir outputs/disentangled_whisper
+
+The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 5 minutes), on clean speech and labelled
+noise that are mixed to pairs:
+
+    accelerate launch --cpu recipes/train_disentangled_whisper.py --preset mini --dataset embedded \\
+        --noise_dataset embedded --output_dir outputs/mini_disentangled
+
+Rows with `clean_audio` are pairs as they are. Whisper is frozen, so `--state_cache FOLDER` runs its encoder once over
+all pairs and every epoch, and every further training on them, reads its states from there.
+"""
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from transformers import AutoTokenizer, HfArgumentParser, set_seed
+
+from clearspeech.configuration.configuration_disentangled_whisper import UNKNOWN_NOISE
+from clearspeech.modeling.modeling_disentangled_whisper import DisentangledWhisperForConditionalGeneration
+from clearspeech.processing.corpora import leave_out_long, load_corpora, load_noise
+from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.noisy_pairs import NoisyPairCollator, mix_pairs, noise_perturber
+from clearspeech.processing.processing_stable_token import StableTokenProcessor
+from clearspeech.trainers.encoder_states import EncoderStatesCollator, cache_encoder_states
+from clearspeech.trainers.speech_trainer import prepare_output_folder
+from clearspeech.trainers.trainer_disentangled_whisper import (
+    DisentangledWhisperTrainer,
+    DisentangledWhisperTrainingArguments,
+)
+
+PRESETS = {
+    "paper": dict(eval_strategy="epoch"),
+    "mini": dict(
+        base_model="hub_cards/mini/whisper",
+        max_seconds=8.0,
+        downsampling="mean",
+        upsampling="repeat",
+        max_steps=800,
+        warmup_steps=0.1,
+        per_device_train_batch_size=16,
+        per_device_eval_batch_size=16,
+        fit_codebook_rows=256,
+        clean_is_unknown=True,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=100,
+        logging_steps=25,
+        save_steps=200,
+        save_total_limit=1,
+        use_cpu=True,
+    ),
+}
+
+
+@dataclass
+class RecipeArguments:
+    dataset: list[str] = field(metadata={"help": "Corpora of pairs or of clean speech, see processing/corpora.py."})
+    preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
+    base_model: str = field(default="openai/whisper-medium", metadata={"help": "Whisper folder or Hub id."})
+    latent_model: str | None = field(
+        default=None, metadata={"help": "DisentangledWhisper whose trained modules to go on with."}
+    )
+    bottleneck: str = field(default="quantizer", metadata={"help": "quantizer, or the baseline adapter."})
+    downsampling: str = field(default="conv_transformer", metadata={"help": "mean, conv or conv_transformer."})
+    upsampling: str = field(default="repeat", metadata={"help": "repeat or conv."})
+    codebook_size: int = field(default=1024, metadata={"help": '"N_CB = 1024 showed the best results"'})
+    codebook_distance: str = field(default="l2", metadata={"help": "l2 or cosine."})
+    dead_code_threshold: float = field(
+        default=0.0, metadata={"help": "Restart codes that are used less; 0 for never."}
+    )
+    noise_head_layers: int = field(default=0, metadata={"help": "Transformer layers in the noise head."})
+    noise_dataset: list[str] = field(
+        default_factory=list, metadata={"help": "Corpora of noise with classes, to be mixed with clean speech."}
+    )
+    noise_classes: list[str] = field(
+        default_factory=list, metadata={"help": "Classes of noise to mix with and to learn; all when none is given."}
+    )
+    snrs_db: list[float] = field(
+        default_factory=lambda: [0.0, 5.0, 10.0, 15.0],
+        metadata={"help": "SNRs to mix at, in dB; VoiceBank-DEMAND's by default."},
+    )
+    copies: int = field(default=1, metadata={"help": "Mixtures of each clean training utterance."})
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
+    state_cache: str | None = field(default=None, metadata={"help": "Folder to keep the frozen encoder's states in."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "At an unreadable audio file: skip it and count it, or raise.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
+
+
+def parse_arguments(
+    arguments: list[str] | None = None,
+) -> tuple[RecipeArguments, DisentangledWhisperTrainingArguments]:
+    """Command-line arguments over the preset's defaults over the paper's."""
+    parser = HfArgumentParser((RecipeArguments, DisentangledWhisperTrainingArguments))
+    preset = parser.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]:
+    """
+    The pairs of all corpora in a split and the classes of noise in them; clean speech is mixed with the split's own
+    noise clips.
+
+    Raises:
+        ValueError: a streamed corpus, or clean speech without a noise corpus.
+    """
+    speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error)
+    if isinstance(speech, IterableDataset):
+        raise ValueError(f"one of {recipe.dataset} is streamed; pairs need corpora with a length.")
+    speech = leave_out_long(speech, recipe.max_seconds)
+    if "clean_audio" in speech.column_names:
+        return speech, sorted(set(speech.select_columns("noise")["noise"]) - {"", UNKNOWN_NOISE})
+    if not recipe.noise_dataset:
+        raise ValueError(f"{recipe.dataset} are not pairs: they are mixed to pairs, and that needs a --noise_dataset.")
+    noise = [load_noise(name, split, on_error=recipe.on_error) for name in recipe.noise_dataset]
+    perturber = noise_perturber(concatenate_datasets(noise), recipe.snrs_db, recipe.noise_classes or None)
+    return mix_pairs(speech, perturber, recipe.copies if split == "train" else 1), sorted(perturber.noise_pools)
+
+
+def main(arguments: list[str] | None = None):
+    recipe, args = parse_arguments(arguments)
+    checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
+    set_seed(args.seed)
+
+    (train, noise_labels), (validation, _) = (load_pairs(recipe, split) for split in ("train", "validation"))
+    pairs = {"train": train, "validation": validation}
+    is_classified = recipe.bottleneck == "quantizer" and args.noise_weight
+    feature_extractor = StableTokenFeatureExtractor.from_pretrained(recipe.base_model)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.base_model)
+    model = DisentangledWhisperForConditionalGeneration.from_whisper(
+        recipe.base_model,
+        recipe.latent_model,
+        bottleneck=recipe.bottleneck,
+        downsampling=recipe.downsampling,
+        upsampling=recipe.upsampling,
+        codebook_size=recipe.codebook_size,
+        codebook_distance=recipe.codebook_distance,
+        dead_code_threshold=recipe.dead_code_threshold,
+        noise_labels=noise_labels if is_classified else [],
+        noise_head_layers=recipe.noise_head_layers,
+    )
+    collator = NoisyPairCollator(tokenizer, model.config.decoder_start_token_id, model.config.noise_classes)
+    if recipe.state_cache:
+        pairs = {
+            split: keep_states(recipe, model, pairs[split], split, collator, feature_extractor) for split in pairs
+        }
+        collator = EncoderStatesCollator(collator, feature_extractor, model.config.d_model)
+    trainer = DisentangledWhisperTrainer(
+        model=model,
+        args=args,
+        train_dataset=pairs["train"],
+        eval_dataset=pairs["validation"],
+        data_collator=collator,
+        feature_extractor=feature_extractor,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        StableTokenProcessor(feature_extractor, tokenizer).save_pretrained(args.output_dir)
+
+
+def keep_states(recipe: RecipeArguments, model, pairs, split: str, collator, feature_extractor) -> Dataset:
+    """The split's encoder states, from `--state_cache` or written there."""
+    named = ("dataset", "noise_dataset", "noise_classes", "snrs_db", "copies", "max_seconds")
+    description = {name: recipe.__dict__[name] for name in named} | {"split": split}
+    folder = f"{recipe.state_cache}/{split}"
+    return cache_encoder_states(model.model, pairs, collator, feature_extractor, folder, description)
+
+
+if __name__ == "__main__":
+    main()
