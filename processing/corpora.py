@@ -2,20 +2,26 @@
 Every way to get a dataset, as one column schema.
 
 Columns: `audio` (float32 mono 16 kHz, `(samples,)`), `text` (as the corpus has it), `speaker` ("" where unknown), and
-where known `noise`, `emotion`, `clean_audio`. Sources are written `[digit_strings:]NAME[:CONFIG][@TEXT_COLUMN]`, where
-NAME is
+where known `noise`, `snr_db` (as text), `emotion`, `clean_audio`; pairs with `clean_audio` always have `noise` (""
+where unknown). Sources are written `[LAYOUT:]NAME[:CONFIG][@TEXT_COLUMN]`, where NAME is
 
 * `embedded`: the small synthetic corpus that is shipped with the suite; as noise, synthetic stand-ins
 * a folder of `<split>/metadata.csv` with audio files beside it, or of `<split>.parquet` (`dev` is validation)
-* a Hub id, or a folder with a copy of a Hub repository (README.md and tables); CONFIG is its configuration
+* a Hub id, or a folder with a copy of a Hub repository (README.md and tables); CONFIG is its configuration, except for
+  `JacobLinCool/VoiceBank-DEMAND-16k:FOLDER`: the text and log files that this repository lacks (`voicebank_demand.py`)
+
+and with a LAYOUT a folder that is read in its own way:
+
 * `digit_strings:FOLDER[:COUNT]`: COUNT digit strings composed from a folder of isolated digits
+* `voicebank_demand:FOLDER[:28spk or :56spk]`: VoiceBank-DEMAND as distributed, by default with both training sets
+* `chime4:FOLDER:real` or `:simu`: CHiME-4 as distributed, validation (dt05) and test (et05)
 """
 
 import logging
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -23,11 +29,21 @@ from datasets import Audio, Dataset, Features, IterableDataset, List, Value, con
 from datasets.arrow_writer import ArrowWriter
 
 from .audio_reading import AUDIO_COLUMNS, SAMPLING_RATE, AudioDecoder, DropCounter, count_samples
+from .chime4 import open_chime4
 from .digit_strings import NUM_STRINGS, SPLIT_SEEDS, compose_digit_strings, hold_out_recordings
 from .embedded_noise import make_noise_clips
 from .folder_corpora import SPLIT_NAMES, has_split, open_folder_split, read_parquet
-from .hub_corpora import ENCODED_STRUCT, ESC50, HubCorpus, find_hub_corpus, is_hub_copy, open_hub_split
+from .hub_corpora import (
+    ENCODED_STRUCT,
+    ESC50,
+    VOICEBANK_DEMAND,
+    HubCorpus,
+    find_hub_corpus,
+    is_hub_copy,
+    open_hub_split,
+)
 from .text_normalization import normalize_text
+from .voicebank_demand import open_voicebank_demand, open_voicebank_demand_hub
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +53,8 @@ ESC10_CLASSES = frozenset(
 ESC50_FOLDS = {"train": (1, 2, 3), "validation": (5,), "test": (4,)}  # the Hub repository has one split and five folds
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")  # tried in this order when none is named
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-LABEL_COLUMNS = ("noise", "emotion")
+LABEL_COLUMNS = ("noise", "snr_db", "emotion")
+LAYOUTS = ("digit_strings", "voicebank_demand", "chime4")
 ENCODED = Audio(decode=False)
 
 
@@ -48,17 +65,21 @@ class Source:
     name: str
     config: str | None = None
     text: str | None = None
-    digit_strings: bool = False
+    layout: str | None = None
+
+    @property
+    def digit_strings(self) -> bool:
+        return self.layout == "digit_strings"
 
 
 def parse_source(source: str) -> Source:
-    """Take `[digit_strings:]NAME[:CONFIG][@TEXT_COLUMN]` apart."""
+    """Take `[LAYOUT:]NAME[:CONFIG][@TEXT_COLUMN]` apart."""
     name, _, text = source.partition("@")
-    digit_strings = name.startswith("digit_strings:")
-    name, _, config = name.removeprefix("digit_strings:").partition(":")
+    layout = next((layout for layout in LAYOUTS if name.startswith(f"{layout}:")), None)
+    name, _, config = (name.removeprefix(f"{layout}:") if layout else name).partition(":")
     if not name:
-        raise ValueError(f"source {source!r} names no corpus; write [digit_strings:]NAME[:CONFIG][@TEXT_COLUMN]")
-    return Source(name, config or None, text or None, digit_strings)
+        raise ValueError(f"source {source!r} names no corpus; write [LAYOUT:]NAME[:CONFIG][@TEXT_COLUMN]")
+    return Source(name, config or None, text or None, layout)
 
 
 def load_corpus(
@@ -225,6 +246,10 @@ def _open(
 ) -> tuple[Dataset | IterableDataset, HubCorpus]:
     """The corpus with the columns it has, and what is known of them."""
     folder = Path(source.name)
+    if source.layout == "voicebank_demand":
+        return open_voicebank_demand(folder, source.config, split, on_error), HubCorpus()
+    if source.layout == "chime4":
+        return open_chime4(folder, source.config, split, on_error), HubCorpus()
     if source.name == "embedded" or (folder.is_dir() and not is_hub_copy(folder)):
         if source.config is not None:
             raise ValueError(f"corpus {source.name} has no configurations; leave out {source.config!r}")
@@ -235,6 +260,8 @@ def _open(
     if not folder.is_dir() and (source.name.startswith((".", "/", "~")) or source.name.count("/") > 1):
         raise FileNotFoundError(f"no corpus folder {source.name}; give 'embedded', a folder, or a Hub id")
     corpus = find_hub_corpus(source.name)
+    if corpus is VOICEBANK_DEMAND:
+        return open_voicebank_demand_hub(source.name, source.config, split, streaming), corpus
     streaming = corpus.streaming if streaming is None else streaming
     revision = None if folder.is_dir() else corpus.revision
     return open_hub_split(source.name, source.config or corpus.config, split, streaming, revision), corpus
@@ -264,11 +291,13 @@ def _rename_columns(
 
 
 def _set_types(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
-    """Audio as encoded files, all else as strings, and a `speaker` ("" where unknown)."""
+    """Audio as encoded files, all else as strings, and what pairs and speech must have: "" where unknown."""
+    required = ("speaker", "noise") if "clean_audio" in names else ("speaker",)
+    absent = [name for name in required if name not in names]
     if isinstance(dataset, IterableDataset):
-        if "speaker" not in names:
-            dataset = dataset.map(_add_unknown_speaker)
-        types = {name: ENCODED_STRUCT if name in AUDIO_COLUMNS else Value("string") for name in [*names, "speaker"]}
+        if absent:
+            dataset = dataset.map(partial(_add_empty, names=absent))
+        types = {name: ENCODED_STRUCT if name in AUDIO_COLUMNS else Value("string") for name in [*names, *absent]}
         return dataset.cast(Features(types))
     for name in names:
         if name in AUDIO_COLUMNS:
@@ -276,13 +305,13 @@ def _set_types(dataset: Dataset | IterableDataset, names: list[str]) -> Dataset 
         elif dataset.features[name] != Value("string"):  # a new column, because a cast would copy the audio with it
             values = [None if value is None else str(value) for value in dataset[name]]
             dataset = dataset.remove_columns(name).add_column(name, values, feature=Value("string"))
-    if "speaker" not in names:
-        dataset = dataset.add_column("speaker", [""] * len(dataset), feature=Value("string"))
+    for name in absent:
+        dataset = dataset.add_column(name, [""] * len(dataset), feature=Value("string"))
     return dataset
 
 
-def _add_unknown_speaker(row: dict) -> dict:
-    return {"speaker": ""}
+def _add_empty(row: dict, names: list[str]) -> dict:
+    return dict.fromkeys(names, "")
 
 
 def _has_text(text: str | None) -> bool:

@@ -6,6 +6,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from datasets import Dataset
 
+from .audio_reading import AUDIO_COLUMNS
+
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
 FILE_COLUMNS = {"file_name": "audio", "clean_file_name": "clean_audio"}
 
@@ -36,6 +38,27 @@ def read_parquet(path: Path) -> Dataset:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
+def encoded_cell(path: Path) -> dict:
+    """What `Audio(decode=False)` stores of a file that is read later."""
+    return {"bytes": None, "path": str(path)}
+
+
+def gather_rows(rows: list[dict], corpus: str, on_error: str) -> Dataset:
+    """Rows with encoded audio as a dataset. Missing files as in `open_folder_split`; ValueError for no rows at all."""
+    if not rows:
+        raise ValueError(f"{corpus} has no rows")
+    if on_error == "raise":
+        check_files([row[name] for row in rows for name in AUDIO_COLUMNS if name in row], corpus)
+    return Dataset.from_list(rows)
+
+
+def check_files(cells: list[dict], corpus: str) -> None:
+    """Raises FileNotFoundError for files of encoded cells that are not there: how many, and the first of them."""
+    missing = [cell["path"] for cell in cells if not Path(cell["path"]).exists()]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} audio files of {corpus} are missing: {missing[:5]}")
+
+
 def _find_split(folder: Path, split: str) -> Path | None:
     candidates = [folder / name for each in SPLIT_NAMES[split] for name in (f"{each}.parquet", each)]
     return next((path for path in candidates if path.exists()), None)
@@ -52,11 +75,9 @@ def _read_metadata(folder: Path, on_error: str) -> Dataset:
         raise ValueError(f"{metadata} has no column file_name; it has {list(columns)}")
     for column, ours in FILE_COLUMNS.items():
         if column in columns:
-            paths = [folder / name for name in columns.pop(column)]
-            missing = [str(path) for path in paths if not path.exists()]
-            if missing and on_error == "raise":
-                raise FileNotFoundError(f"{len(missing)} audio files of {metadata} are missing: {missing[:5]}")
-            columns[ours] = [{"bytes": None, "path": str(path)} for path in paths]
+            columns[ours] = [encoded_cell(folder / name) for name in columns.pop(column)]
+            if on_error == "raise":
+                check_files(columns[ours], str(metadata))
     return Dataset.from_dict(columns)
 
 

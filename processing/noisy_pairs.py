@@ -147,7 +147,7 @@ class NoisyPairCollator(SpeechTextCollator):
 
     def encode_noise(self, noise: str | None) -> int:
         """The index of a class; "" and None are unknown. Raises ValueError for an unseen one."""
-        if noise in self.noise_classes:
+        if noise and noise in self.noise_classes:
             return self.noise_classes.index(noise)
         if noise and not self.unseen_as_unknown:
             raise ValueError(

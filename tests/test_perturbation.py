@@ -222,6 +222,27 @@ def test_arrays_serve_as_clips():
     torch.testing.assert_close(from_array, one("real", [torch.linspace(-1, 1, 500)])(clean, [800], [1]).waveforms)
 
 
+def test_each_row_draws_from_the_pool_of_its_own_name_and_rows_may_share_one():
+    pools = {"low": [torch.full((500,), -1.0)], "high": [torch.full((500,), 1.0)] * 2, "other": [torch.zeros(1)]}
+    rows = [Perturbation(name, "real", snr, snr) for name in ("low", "high") for snr in (0.0, 10.0)]
+    clean = white(400).repeat(200, 1)
+    perturbed = Perturber(rows, pools)(clean, [400] * 200, range(200))
+    added = (perturbed.waveforms - clean).mean(dim=1)
+    assert all((offset > 0) == (name == "high") for offset, name in zip(added, perturbed.names))
+    met = {
+        pair: list(zip(perturbed.names, perturbed.levels)).count(pair)
+        for pair in zip(perturbed.names, perturbed.levels)
+    }
+    assert len(met) == 4 and min(met.values()) > 25  # 50 expected, 6 standard deviation
+
+
+def test_one_pool_in_a_list_or_under_its_name_gives_the_same_noise(noise_clips):
+    clean = white(2_000).repeat(50, 1)
+    from_list = Perturber(TRAINING_PERTURBATIONS, noise_clips)(clean, [2_000] * 50, range(50))
+    from_mapping = Perturber(TRAINING_PERTURBATIONS, {"real": noise_clips})(clean, [2_000] * 50, range(50))
+    assert torch.equal(from_list.waveforms, from_mapping.waveforms)
+
+
 # the same utterance meets the same noise
 
 
@@ -307,6 +328,10 @@ def test_real_noise_without_clips_is_named():
         Perturber(TRAINING_PERTURBATIONS)
     with pytest.raises(ValueError, match="real, real_ood need noise_clips"):
         Perturber(EVALUATION_PERTURBATIONS, [])
+    with pytest.raises(ValueError, match="Perturbations real need noise_clips"):
+        Perturber(TRAINING_PERTURBATIONS, {"wind": [torch.ones(3)]})
+    with pytest.raises(ValueError, match="Noise clip 0 of 'real' is silent"):
+        Perturber(TRAINING_PERTURBATIONS, {"real": [torch.zeros(3)]})
     Perturber([row for row in TRAINING_PERTURBATIONS if row.kind != "real"])  # needs none
 
 
