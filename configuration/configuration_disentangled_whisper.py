@@ -28,6 +28,8 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
         downsampling: 50 Hz to 25 Hz (section II-A): "mean" and "conv" (stride 2) are followed by an MLP block;
             "conv_transformer" is a convolutional stem and a strided transformer block after ActionFormer.
         upsampling: back to 50 Hz (section II-C): "repeat" or "conv" (transposed).
+        normalize_latents: give every latent zero mean and unit variance over its dimensions, so that no loss can be
+            lowered by shrinking or growing all of them. Not in the paper.
         codebook_size: N_CB. One more code stands for padding, outside the nearest-neighbour search.
         codebook_dim: width of the codes.
         codebook_decay: of the moving averages that are the codebook ("a codebook decay of 0.9"); 1 freezes it.
@@ -67,6 +69,7 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
     bottleneck: str = "quantizer"
     downsampling: str = "conv_transformer"
     upsampling: str = "repeat"
+    normalize_latents: bool = False
     codebook_size: int = 1024
     codebook_dim: int = 64
     codebook_decay: float = 0.9

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
-from .whisper_encoder import SinusoidalPositions, masked_mean_pool, subsample_mask
+from .whisper_encoder import masked_mean_pool, subsample_mask
 
 ACTIONFORMER_HEADS = 4
 MLP_RATIO = 4
@@ -130,11 +130,30 @@ class LatentEncoder(nn.Module):
         else:
             self.downsampling = ConvTransformerDownsampling(config.d_model, config.stem_layers)
         self.project = nn.Linear(config.d_model, config.codebook_dim)
+        is_normalized = config.normalize_latents
+        self.norm = nn.LayerNorm(config.codebook_dim, elementwise_affine=False) if is_normalized else nn.Identity()
+
+    @torch.no_grad()
+    def fit(self, frames: Tensor):
+        """
+        Start from the data: the latents are principal components of down-sampled frames `(frames, d_model)`.
+
+        Raises:
+            ValueError: no more frames than they have dimensions.
+        """
+        if len(frames) <= frames.shape[1]:
+            raise ValueError(f"fitting needs more frames than dimensions; got frames of shape {tuple(frames.shape)}.")
+        frames = frames.double()
+        mean = frames.mean(dim=0)
+        _, vectors = torch.linalg.eigh((frames - mean).T @ (frames - mean))
+        directions = vectors[:, -self.project.out_features :].T
+        self.project.weight.copy_(directions)
+        self.project.bias.copy_(-directions @ mean)
 
     def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch, states, d_model)` and their mask to `(batch, ceil(states / 2), codebook_dim)` and its mask."""
         states, mask = self.downsampling(states, mask)
-        return self.project(states), mask
+        return self.norm(self.project(states)), mask
 
 
 class LatentDecoder(nn.Module):
@@ -151,10 +170,29 @@ class LatentDecoder(nn.Module):
         self.project = nn.Linear(config.codebook_dim, config.d_model)
         if config.upsampling == "conv":  # twice the length exactly
             self.upsampling = nn.ConvTranspose1d(config.d_model, config.d_model, kernel_size=4, stride=2, padding=1)
+        # learnt from nothing: the codes of a frozen encoder hold its own positions already
         if config.downsampling != "conv_transformer":
-            self.positions = SinusoidalPositions(config.max_source_positions, config.d_model)
+            self.positions = nn.Embedding(config.max_source_positions, config.d_model)
         self.refinement = nn.ModuleList(WhisperEncoderLayer(config) for _ in range(config.refinement_layers))
         self.norm = nn.LayerNorm(config.d_model)
+
+    @torch.no_grad()
+    def fit(self, codes: Tensor, targets: Tensor):
+        """
+        Start from the data: the best linear guess of `targets` `(frames, d_model)` from their codes
+        `(frames, codebook_dim)`, passed on by up-sampling, refinement and norm as well as they can before training.
+        """
+        inputs = nn.functional.pad(codes.double(), (0, 1), value=1.0)
+        solution = torch.linalg.pinv(inputs.T @ inputs, hermitian=True) @ (inputs.T @ targets.double())
+        self.project.weight.copy_(solution[:-1].T)
+        self.project.bias.copy_(solution[-1])
+        self.norm.weight.fill_(targets.std(dim=1).mean().item())
+        self.norm.bias.fill_(targets.mean().item())
+        if self.config.upsampling == "conv":  # repetition
+            self.upsampling.weight.zero_()
+            self.upsampling.weight[:, :, 1:3] = torch.eye(self.config.d_model).unsqueeze(-1)
+        if self.config.downsampling != "conv_transformer":
+            self.positions.weight.zero_()
 
     def forward(self, quantized: Tensor, mask: Tensor, num_states: int) -> Tensor:
         """

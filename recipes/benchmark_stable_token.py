@@ -27,15 +27,23 @@ random in the shape of a Whisper. Peak memory is measured in a fresh process eac
 
 import random
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from measurement import compare, measure_peak, peak_during, side_by_side
+from measurement import (
+    SHAPES,
+    compare,
+    make_waveforms,
+    measure_peak,
+    peak_during,
+    run_benchmarks,
+    side_by_side,
+    whisper_of_shape,
+)
 from torch import Tensor, nn
-from transformers import HfArgumentParser, PreTrainedModel, WhisperConfig, WhisperFeatureExtractor
+from transformers import HfArgumentParser, PreTrainedModel, WhisperFeatureExtractor
 
 from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration, StableTokenModel
 from clearspeech.modeling.quantization import VotingLFQOutput, codes_to_bits
@@ -44,16 +52,7 @@ from clearspeech.processing.corpora import load_corpus
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.perturbation import KINDS, TRAINING_PERTURBATIONS, Perturber
 from clearspeech.trainers.losses import batch_entropy, bit_entropy
-from clearspeech.trainers.results import update_results
 from clearspeech.trainers.trainer_stable_token import StableTokenTrainer, StableTokenTrainingArguments
-
-SHAPES = {  # width, encoder and decoder layers, attention heads, mel bins, vocabulary
-    "test": (32, 2, 2, 16, 31),
-    "mini": (192, 4, 4, 80, 31),
-    "base": (512, 6, 8, 80, 51865),
-    "small": (768, 12, 12, 80, 51865),
-    "large-v3": (1280, 32, 20, 128, 51866),
-}
 
 
 @dataclass
@@ -74,28 +73,7 @@ class RecipeArguments:
 
 def build_config(shape: str, **overrides) -> StableTokenConfig:
     """A StableToken with the paper's quantizer in a Whisper of a named size."""
-    dim, layers, heads, mel_bins, vocabulary = SHAPES[shape]
-    whisper = WhisperConfig(
-        vocab_size=vocabulary,
-        num_mel_bins=mel_bins,
-        d_model=dim,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
-        encoder_ffn_dim=4 * dim,
-        decoder_ffn_dim=4 * dim,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=0,
-        decoder_start_token_id=1,
-    )
-    return StableTokenConfig.from_whisper(whisper, **overrides)
-
-
-def make_waveforms(batch: int, num_samples: int) -> Tensor:
-    """Seeded noise `(batch, samples)`: none of the costs depends on what is said."""
-    return 0.1 * torch.randn(batch, num_samples, generator=torch.Generator().manual_seed(0))
+    return StableTokenConfig.from_whisper(whisper_of_shape(shape), **overrides)
 
 
 def bare_encoder(model: StableTokenModel, input_features: Tensor) -> Tensor:
@@ -366,23 +344,7 @@ def _setting(recipe: RecipeArguments) -> str:
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     recipe = HfArgumentParser(RecipeArguments).parse_args_into_dataclasses(arguments)[0]
-    unknown = set(recipe.only) - set(BENCHMARKS)
-    if unknown:
-        raise ValueError(f"--only takes {', '.join(BENCHMARKS)}; got {', '.join(sorted(unknown))}.")
-    torch.set_num_threads(recipe.num_threads)
-    command = " ".join(
-        ["python recipes/benchmark_stable_token.py", *(sys.argv[1:] if arguments is None else arguments)]
-    )
-    entries = []
-    for name in recipe.only or BENCHMARKS:
-        print(f"{name} ...", flush=True)
-        torch.manual_seed(0)
-        for entry in BENCHMARKS[name](recipe):
-            entries.append({**entry, "command": command})
-            details = {key: entry[key] for key in ("target", "seconds", "megabytes", "each") if key in entry}
-            print(f"  {entry['name']:48} {entry['ratio']:10.3f}   {details}\n    {entry['setting']}", flush=True)
-    update_results(recipe.results, "stable_token", benchmarks=entries)
-    return entries
+    return run_benchmarks(BENCHMARKS, recipe, "stable_token", arguments)
 
 
 if __name__ == "__main__":

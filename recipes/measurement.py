@@ -1,6 +1,7 @@
 """What the benchmark recipes measure with: times of candidates that take turns, peak memory of a fresh process."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +9,70 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from transformers import WhisperConfig
+
+from clearspeech.trainers.results import update_results
+
+SHAPES = {  # width, encoder and decoder layers, attention heads, mel bins, vocabulary
+    "test": (32, 2, 2, 16, 31),
+    "mini": (192, 4, 4, 80, 31),
+    "base": (512, 6, 8, 80, 51865),
+    "small": (768, 12, 12, 80, 51865),
+    "medium": (1024, 24, 16, 80, 51865),
+    "large-v3": (1280, 32, 20, 128, 51866),
+}
+
+
+def whisper_of_shape(shape: str) -> WhisperConfig:
+    """A Whisper of a named size."""
+    dim, layers, heads, mel_bins, vocabulary = SHAPES[shape]
+    return WhisperConfig(
+        vocab_size=vocabulary,
+        num_mel_bins=mel_bins,
+        d_model=dim,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * dim,
+        decoder_ffn_dim=4 * dim,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=0,
+        decoder_start_token_id=1,
+    )
+
+
+def make_waveforms(batch: int, num_samples: int) -> Tensor:
+    """Seeded noise `(batch, samples)`: none of the costs depends on what is said."""
+    return 0.1 * torch.randn(batch, num_samples, generator=torch.Generator().manual_seed(0))
+
+
+def run_benchmarks(
+    benchmarks: dict[str, Callable[..., list[dict]]], recipe, method: str, arguments: list[str] | None
+) -> list[dict]:
+    """
+    Run the parts that `recipe.only` names (all when it is empty), print their entries, store them in `recipe.results`.
+
+    Raises:
+        ValueError: an unknown part.
+    """
+    unknown = set(recipe.only) - set(benchmarks)
+    if unknown:
+        raise ValueError(f"--only takes {', '.join(benchmarks)}; got {', '.join(sorted(unknown))}.")
+    torch.set_num_threads(recipe.num_threads)
+    command = " ".join([f"python recipes/benchmark_{method}.py", *(sys.argv[1:] if arguments is None else arguments)])
+    entries = []
+    for name in recipe.only or benchmarks:
+        print(f"{name} ...", flush=True)
+        torch.manual_seed(0)
+        for entry in benchmarks[name](recipe):
+            entries.append({**entry, "command": command})
+            details = {key: entry[key] for key in ("target", "seconds", "megabytes", "each") if key in entry}
+            print(f"  {entry['name']:48} {entry['ratio']:10.3f}   {details}\n    {entry['setting']}", flush=True)
+    update_results(recipe.results, method, benchmarks=entries)
+    return entries
 
 
 def seconds_of(function: Callable[[], object], device: str) -> float:

@@ -40,13 +40,14 @@ PRESETS = {
     "mini": dict(
         base_model="hub_cards/mini/whisper",
         max_seconds=8.0,
+        max_validation_rows=320,
         downsampling="mean",
         upsampling="repeat",
         max_steps=800,
         warmup_steps=0.1,
         per_device_train_batch_size=16,
         per_device_eval_batch_size=16,
-        fit_codebook_rows=256,
+        fit_bottleneck_rows=512,
         clean_is_unknown=True,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
@@ -71,7 +72,9 @@ class RecipeArguments:
     downsampling: str = field(default="conv_transformer", metadata={"help": "mean, conv or conv_transformer."})
     upsampling: str = field(default="repeat", metadata={"help": "repeat or conv."})
     codebook_size: int = field(default=1024, metadata={"help": '"N_CB = 1024 showed the best results"'})
+    codebook_decay: float = field(default=0.9, metadata={"help": '"a codebook decay of 0.9"'})
     codebook_distance: str = field(default="l2", metadata={"help": "l2 or cosine."})
+    normalize_latents: bool = field(default=False, metadata={"help": "Latents of zero mean and unit variance."})
     dead_code_threshold: float = field(
         default=0.0, metadata={"help": "Restart codes that are used less; 0 for never."}
     )
@@ -88,6 +91,9 @@ class RecipeArguments:
     )
     copies: int = field(default=1, metadata={"help": "Mixtures of each clean training utterance."})
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
+    max_validation_rows: int | None = field(
+        default=None, metadata={"help": "Validate on so many rows, all if not given."}
+    )
     state_cache: str | None = field(default=None, metadata={"help": "Folder to keep the frozen encoder's states in."})
     on_error: str = field(
         default="raise",
@@ -121,13 +127,16 @@ def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]
     if isinstance(speech, IterableDataset):
         raise ValueError(f"one of {recipe.dataset} is streamed; pairs need corpora with a length.")
     speech = leave_out_long(speech, recipe.max_seconds)
+    if split == "validation" and recipe.max_validation_rows is not None:
+        step = -(-len(speech) // recipe.max_validation_rows)  # rows of all corpora
+        speech = speech.select(range(0, len(speech), step))
     if "clean_audio" in speech.column_names:
         return speech, sorted(set(speech.select_columns("noise")["noise"]) - {"", UNKNOWN_NOISE})
     if not recipe.noise_dataset:
         raise ValueError(f"{recipe.dataset} are not pairs: they are mixed to pairs, and that needs a --noise_dataset.")
     noise = [load_noise(name, split, on_error=recipe.on_error) for name in recipe.noise_dataset]
     perturber = noise_perturber(concatenate_datasets(noise), recipe.snrs_db, recipe.noise_classes or None)
-    return mix_pairs(speech, perturber, recipe.copies if split == "train" else 1), sorted(perturber.noise_pools)
+    return mix_pairs(speech, perturber, recipe.copies if split == "train" else 1), sorted(set(perturber.noise_pools) - {"", UNKNOWN_NOISE})
 
 
 def main(arguments: list[str] | None = None):
@@ -147,7 +156,9 @@ def main(arguments: list[str] | None = None):
         downsampling=recipe.downsampling,
         upsampling=recipe.upsampling,
         codebook_size=recipe.codebook_size,
+        codebook_decay=recipe.codebook_decay,
         codebook_distance=recipe.codebook_distance,
+        normalize_latents=recipe.normalize_latents,
         dead_code_threshold=recipe.dead_code_threshold,
         noise_labels=noise_labels if is_classified else [],
         noise_head_layers=recipe.noise_head_layers,

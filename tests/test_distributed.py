@@ -53,7 +53,7 @@ def test_two_processes_give_the_loss_and_weights_of_one(method, one_batch, tmp_p
 
 @pytest.mark.parametrize("method", METHODS)
 def test_accumulated_micro_batches_give_the_loss_and_weights_of_one_batch(method, one_batch, tmp_path):
-    """What is no sum over micro-batches is left out: the batch entropy, and averages that move once per micro-batch."""
+    """What is no sum over micro-batches is left out: batch entropy, averages that move once per micro-batch."""
     left_out = {
         "stable_token": {"batch_entropy_weight": 0.0},
         "disentangled_whisper": {"config_fields": {"codebook_decay": 1.0}},

@@ -20,7 +20,7 @@ def counts_of(trainer, batch):
     return trainer._get_num_items_in_batch([batch], torch.device("cpu"))
 
 
-def slow_terms(trainer, batch):
+def slow_terms(trainer, batch, commitment_target):
     """Eq. 4 to 7, utterance by utterance and frame by frame, in evaluation mode."""
     model, extractor = trainer.model, trainer.feature_extractor
     sums = {"cross_entropy": 0.0, "commitment": 0.0, "semantic": 0.0, "noise": 0.0}
@@ -38,7 +38,14 @@ def slow_terms(trainer, batch):
             sums["cross_entropy"] -= each[token]
             counts["cross_entropy"] += 1
         for frame in range(int(noisy.attention_mask.sum())):
-            error = clean.latents[0, frame] - model.model.embed_codes(noisy.audio_codes[0, frame])
+            codes = {
+                view: model.model.embed_codes(each.audio_codes[0, frame]) for view, each in zip("nc", (noisy, clean))
+            }
+            error = {
+                "clean_latents": clean.latents[0, frame] - codes["n"],
+                "clean_codes": noisy.latents[0, frame] - codes["c"],
+                "own_codes": noisy.latents[0, frame] - codes["n"],
+            }[commitment_target]
             sums["commitment"] += error.square().mean()
             counts["commitment"] += 1
         for state in range(int(views[0]["attention_mask"][0, ::2].sum())):
@@ -49,12 +56,13 @@ def slow_terms(trainer, batch):
     return {name: value / counts[name] for name, value in sums.items()}
 
 
-def test_the_terms_are_the_papers_equations(tmp_path):
-    trainer = build_trainer(METHOD, tmp_path)
+@pytest.mark.parametrize("commitment_target", ["clean_codes", "clean_latents", "own_codes"])
+def test_the_terms_are_the_papers_equations(tmp_path, commitment_target):
+    trainer = build_trainer(METHOD, tmp_path, commitment_target=commitment_target)
     trainer.model.eval()
     batch = first_batch(trainer)
     terms, _ = trainer.terms(trainer.model, batch, counts_of(trainer, batch))
-    expected = slow_terms(trainer, batch)
+    expected = slow_terms(trainer, batch, commitment_target)
     assert terms.keys() == expected.keys()
     for name, (_, value) in terms.items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-4), name
@@ -75,7 +83,7 @@ def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms(tmp_path):
         assert 0 < line["codebook_usage"] <= 100
 
 
-def test_eq_5_pulls_the_noisy_latents_and_leaves_the_clean_branch_alone(tmp_path):
+def test_eq_5_as_printed_moves_the_noisy_latents_and_leaves_the_clean_branch_alone(tmp_path):
     trainer = build_trainer(METHOD, tmp_path, asr_weight=0.0, semantic_weight=0.0, noise_weight=0.0)
     model, batch = trainer.model, first_batch(trainer)
     model.eval()
@@ -126,14 +134,12 @@ def test_without_noise_term_the_head_rests(tmp_path):
     assert not any(weights.requires_grad for weights in trainer.model.model.noise_head.parameters())
 
 
-def test_without_clean_targets_the_latents_commit_to_their_own_codes(tmp_path):
-    trainer = build_trainer(METHOD, tmp_path, clean_targets=False, semantic_weight=0.0)
-    trainer.model.eval()
-    batch = first_batch(trainer)
-    terms, outputs = trainer.terms(trainer.model, batch, counts_of(trainer, batch))
-    speech = outputs.speech
-    expected = speech.residue[speech.attention_mask].square().mean()
-    assert terms["commitment"][1].item() == pytest.approx(expected.item(), rel=1e-5)
+def test_without_clean_targets_the_clean_half_is_not_needed(tmp_path):
+    trainer = build_trainer(
+        METHOD, tmp_path, commitment_target="own_codes", semantic_weight=0.0, noise_weight=0.0, max_steps=1
+    )
+    assert trainer.both_states(first_batch(trainer))[1] is None
+    trainer.train()
 
 
 def test_an_adapter_trains_on_recognition_alone(tmp_path):
@@ -186,12 +192,19 @@ def test_a_share_of_the_utterances_is_relabelled_unknown_in_training_only(tmp_pa
     assert trainer._relabelled(inputs)["noise_labels"].sum() == 0
 
 
-def test_the_codebook_is_first_fitted_when_asked(tmp_path):
-    plain, fitted = (build_trainer(METHOD, tmp_path, fit_codebook_rows=rows, learning_rate=0.0) for rows in (0, 12))
-    plain.train()
-    fitted.train()
-    usage = [trainer.state.log_history[-2]["codebook_usage"] for trainer in (plain, fitted)]
-    assert usage[1] > usage[0]
+@pytest.mark.parametrize("downsampling", ["mean", "conv", "conv_transformer"])
+@pytest.mark.parametrize("upsampling", ["repeat", "conv"])
+def test_a_bottleneck_that_is_fitted_first_uses_its_codes_and_starts_nearer_to_the_clean_states(
+    tmp_path, downsampling, upsampling
+):
+    strategy = dict(downsampling=downsampling, upsampling=upsampling)
+    lines = []
+    for rows in (0, 12):
+        trainer = build_trainer(METHOD, tmp_path, fit_bottleneck_rows=rows, learning_rate=0.0, config_fields=strategy)
+        trainer.train()
+        lines.append(trainer.state.log_history[0])
+    assert lines[1]["codebook_usage"] > lines[0]["codebook_usage"]
+    assert lines[1]["semantic"] < lines[0]["semantic"]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +212,7 @@ def test_the_codebook_is_first_fitted_when_asked(tmp_path):
     [
         (dict(noise_weight_schedule="inverse_accuracy"), "eval_strategy='no'"),
         (dict(noise_weight_schedule="linear"), "got 'linear'"),
+        (dict(commitment_target="codes"), "commitment_target must be one of .* got 'codes'"),
         (dict(unknown_share=1.0), "unknown_share must be at least 0 and below 1; got 1.0"),
         (dict(config_fields=dict(noise_labels=[])), "has no noise head"),
     ],

@@ -8,11 +8,13 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
 from ..modeling.modeling_disentangled_whisper import DisentangledWhisperSeq2SeqOutput
+from ..modeling.whisper_encoder import masked_mean_pool
 from .losses import cross_entropy, masked_squared_error, noise_classification
 from .metrics import codebook_statistics
 from .speech_trainer import SpeechTrainer
 
 NOISE_WEIGHT_SCHEDULES = ("inverse_accuracy", "constant")
+COMMITMENT_TARGETS = ("clean_codes", "clean_latents", "own_codes")
 
 
 @dataclass
@@ -43,9 +45,14 @@ class DisentangledWhisperTrainingArguments(TrainingArguments):
             "choices": list(NOISE_WEIGHT_SCHEDULES),
         },
     )
-    clean_targets: bool = field(
-        default=True,
-        metadata={"help": "Eq. 5 towards the clean latents; False towards the noisy ones themselves, as Speechless."},
+    commitment_target: str = field(
+        default="clean_codes",
+        metadata={
+            "help": "What L_alpha pulls to what: the noisy latents to the clean speech's codes; as eq. 5 is printed, "
+            "the noisy codes to the clean_latents, straight through; or the noisy latents to their own_codes, as a "
+            "plain VQ-VAE and Speechless do.",
+            "choices": list(COMMITMENT_TARGETS),
+        },
     )
     unknown_share: float = field(
         default=0.05,
@@ -55,9 +62,12 @@ class DisentangledWhisperTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Also train the head to call the residue of clean speech unknown. Not in the paper."},
     )
-    fit_codebook_rows: int = field(
+    fit_bottleneck_rows: int = field(
         default=0,
-        metadata={"help": "Training rows to whose latents the codebook is first fitted (k-means); 0 for Kaiming."},
+        metadata={
+            "help": "Training rows to whose clean halves both projections (principal components, least squares) and "
+            "the codebook (k-means) are first fitted; 0 for random ones."
+        },
     )
 
 
@@ -65,8 +75,13 @@ class DisentangledWhisperTrainer(SpeechTrainer):
     """
     Trains `DisentangledWhisperForConditionalGeneration` on batches of `NoisyPairCollator` or `EncoderStatesCollator`.
 
-    The clean branch gives targets and takes no gradient. The codebook's averages move once per micro-batch, over the
-    real frames of all processes: two processes are one large batch to them, accumulated micro-batches are not.
+    The clean branch gives targets and takes no gradient. Eq. 5 as printed, `commitment_target="clean_latents"`, is the
+    distance of the noisy speech's codes to the clean latents; straight through the quantizer its gradient is that of a
+    commitment with its sign turned wherever noise changes little, and trainings diverged. The default keeps its
+    purpose, "noisy embeddings [...] close to their clean counterparts", with the two sides' roles exchanged.
+
+    The codebook's averages move once per micro-batch, over the real frames of all processes: two processes are one
+    large batch to them, accumulated micro-batches are not.
 
     `evaluate` measures the loss terms and the noise head's accuracy on seen classes; W_NC follows the latter.
 
@@ -82,6 +97,11 @@ class DisentangledWhisperTrainer(SpeechTrainer):
             raise ValueError(
                 f"noise_weight_schedule must be one of {', '.join(NOISE_WEIGHT_SCHEDULES)}; got "
                 f"{arguments.noise_weight_schedule!r}."
+            )
+        if arguments.commitment_target not in COMMITMENT_TARGETS:
+            raise ValueError(
+                f"commitment_target must be one of {', '.join(COMMITMENT_TARGETS)}; got "
+                f"{arguments.commitment_target!r}."
             )
         if not 0 <= arguments.unknown_share < 1:
             raise ValueError(f"unknown_share must be at least 0 and below 1; got {arguments.unknown_share}.")
@@ -108,25 +128,36 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         self._code_counts = torch.zeros(config.codebook_size, dtype=torch.long, device=arguments.device)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """`SpeechTrainer.train`; a fresh run may first fit the codebook to the data."""
-        if self.args.fit_codebook_rows and self.is_quantized and not resume_from_checkpoint:
-            self.fit_codebook()
+        """`SpeechTrainer.train`; a fresh run may first fit the bottleneck to the data."""
+        if self.args.fit_bottleneck_rows and self.is_quantized and not resume_from_checkpoint:
+            self.fit_bottleneck()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     @torch.no_grad()
-    def fit_codebook(self):
-        """Codes where the untrained latents are, for runs too short to get there from Kaiming noise."""
+    def fit_bottleneck(self):
+        """
+        A bottleneck that passes on what it can from the first step, for runs too short to find one from random.
+
+        Not in the paper. Codes become the k-means of clean speech, so the noisy side starts with clean targets.
+        """
+        model = self.model.eval()
         generator = torch.Generator().manual_seed(self.args.seed)
-        rows = torch.randperm(len(self.train_dataset), generator=generator)[: self.args.fit_codebook_rows].tolist()
-        frames, size = [], self.args.train_batch_size
+        rows = torch.randperm(len(self.train_dataset), generator=generator)[: self.args.fit_bottleneck_rows].tolist()
+        frames, targets, size = [], [], self.args.train_batch_size
         for first in range(0, len(rows), size):
             batch = self.data_collator([self.train_dataset[row] for row in rows[first : first + size]])
-            noisy, _, attention_mask = self.both_states(
-                {name: each.to(self.args.device) for name, each in batch.items()}
-            )
-            latents, mask = self.model.model.latent_encoder(noisy, self.model.state_mask(noisy, attention_mask))
-            frames.append(latents[mask])
-        self.model.model.quantizer.fit(torch.cat(frames), generator)
+            batch = {name: each.to(self.args.device) for name, each in batch.items()}
+            clean, attention_mask = self.both_states(batch, needs_clean=True)[1:]
+            mask = model.state_mask(clean, attention_mask)
+            states, frame_mask = model.model.latent_encoder.downsampling(clean, mask)
+            frames.append(states[frame_mask])
+            targets.append(masked_mean_pool(clean, mask, 2)[0][frame_mask])
+        frames, targets = torch.cat(frames), torch.cat(targets)
+        latent_encoder, quantizer = model.model.latent_encoder, model.model.quantizer
+        latent_encoder.fit(frames)
+        latents = latent_encoder.norm(latent_encoder.project(frames))
+        quantizer.fit(latents, generator)
+        model.latent_decoder.fit(quantizer.embed(quantizer.nearest(latents)), targets)
 
     def count_items(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Also Whisper's `states` (50 Hz) and the `utterances`."""
@@ -161,12 +192,14 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         if not self.is_quantized:
             return terms, outputs
         mask = self.model.state_mask(noisy, attention_mask)
-        clean_latents, clean_residue = self.clean_branch(clean, mask) if self.needs_clean_latents else (None, None)
+        clean_latents, clean_codes = self.clean_branch(clean, mask) if self.needs_clean_latents else (None, None)
         if args.commitment_weight:
-            prediction, target = speech.quantized, clean_latents
-            if not args.clean_targets:
-                prediction, target = speech.latents, speech.quantized.detach()
-            error = masked_squared_error(prediction, target, speech.attention_mask, counts["frames"])
+            pulled, target = {
+                "clean_codes": (speech.latents, clean_codes),
+                "clean_latents": (speech.quantized, clean_latents),
+                "own_codes": (speech.latents, speech.quantized.detach()),
+            }[args.commitment_target]
+            error = masked_squared_error(pulled, target, speech.attention_mask, counts["frames"])
             terms["commitment"] = (args.commitment_weight, error)
         if args.semantic_weight:
             error = masked_squared_error(speech.last_hidden_state, clean, mask, counts["states"])
@@ -174,24 +207,30 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         if self.classifies_noise:
             value = noise_classification(speech.noise_logits, inputs["noise_labels"], counts["utterances"])
             if args.clean_is_unknown:
-                logits, _ = self.model.model.noise_head(clean_residue, speech.attention_mask)
+                residue = (clean_latents - clean_codes) * speech.attention_mask.unsqueeze(-1)
+                logits, _ = self.model.model.noise_head(residue.to(speech.latents.dtype), speech.attention_mask)
                 unknown = torch.full_like(inputs["noise_labels"], logits.shape[-1] - 1)
-                value = (value + noise_classification(logits, unknown, counts["utterances"])) / 2
+                silence = noise_classification(logits, unknown, counts["utterances"])
+                value = value + silence / logits.shape[-1]  # one class among the others, not half of all examples
             terms["noise"] = (self.current_noise_weight, value)
         return terms, outputs
 
     @property
     def needs_clean_latents(self) -> bool:
-        """Whether a term compares with the clean speech's latents or residue."""
-        args = self.args
-        return bool(args.commitment_weight and args.clean_targets or self.classifies_noise and args.clean_is_unknown)
+        """Whether a term compares with the clean speech's latents or codes."""
+        commits = self.args.commitment_weight and self.args.commitment_target != "own_codes"
+        return bool(commits or self.classifies_noise and self.args.clean_is_unknown)
 
     @torch.no_grad()
-    def both_states(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def both_states(
+        self, inputs: dict[str, Tensor], needs_clean: bool | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """
         W(X) and W(X') `(batch, states, d_model)` of the noisy and the clean view, kept or computed now, and the mask
-        `(batch, mel frames)`. The clean one is None where no term needs it.
+        `(batch, mel frames)`. The clean one is None where no term needs it, or as `needs_clean` says.
         """
+        if needs_clean is None:
+            needs_clean = self.is_quantized and (self.needs_clean_latents or bool(self.args.semantic_weight))
         dtype = self.model.dtype
         if "encoder_states" in inputs:
             noisy, clean = inputs["encoder_states"].to(dtype), inputs["clean_encoder_states"].to(dtype)
@@ -199,7 +238,7 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         num_samples = inputs["num_samples"]
         features, attention_mask = self.feature_extractor.extract(inputs["waveforms"], num_samples)
         with self.accelerator.autocast():
-            if not (self.is_quantized and (self.needs_clean_latents or self.args.semantic_weight)):
+            if not needs_clean:
                 return self.model.model.encoder_states(features, attention_mask), None, attention_mask
             clean_features, _ = self.feature_extractor.extract(inputs["clean_waveforms"], num_samples)
             views = torch.cat([features, clean_features]), torch.cat([attention_mask, attention_mask])
@@ -209,14 +248,13 @@ class DisentangledWhisperTrainer(SpeechTrainer):
     @torch.no_grad()
     def clean_branch(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """
-        Latents and residue `(batch, frames, codebook_dim)` of the clean view, "only used for reference in loss
+        Latents and their codes `(batch, frames, codebook_dim)` of the clean view, "only used for reference in loss
         computation": no gradient, and the codebook's averages do not see it.
         """
         model = self.model.model
         with self.accelerator.autocast():
-            latents, mask = model.latent_encoder(states, mask)
-        codes = model.quantizer.codebook[model.quantizer.nearest(latents)]
-        return latents, ((latents.float() - codes) * mask.unsqueeze(-1)).to(latents.dtype)
+            latents, _ = model.latent_encoder(states, mask)
+        return latents.float(), model.quantizer.codebook[model.quantizer.nearest(latents)]
 
     @property
     def current_noise_weight(self) -> float:
