@@ -4,7 +4,7 @@ from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_whisper_tokenizer import WhisperTokenizerConfig
+from .whisper_tokenizer import WhisperTokenizerConfig
 
 DOWNSAMPLINGS = ("mean", "conv", "conv_transformer")
 UPSAMPLINGS = ("repeat", "conv")

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import WhisperConfig
 
-from .configuration_whisper_tokenizer import WhisperTokenizerConfig
+from .whisper_tokenizer import WhisperTokenizerConfig
 
 
 @strict

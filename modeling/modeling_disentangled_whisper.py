@@ -25,7 +25,7 @@ class DisentangledWhisperOutput(ModelOutput):
     Speech taken apart. Frames are tokens (25 Hz), states are Whisper's frames (50 Hz).
 
     Args:
-        last_hidden_state: `(batch, states, d_model)`, what Whisper's decoder attends to; from the recognizer only.
+        last_hidden_state: `(batch, states, d_model)` that Whisper's decoder attends to; from the recognizer only.
         audio_codes: `(batch, frames)` int64 in `[0, codebook_size)`; `codebook_size` on padding.
         attention_mask: `(batch, frames)` boolean, True on real tokens.
         latents: `(batch, frames, codebook_dim)`, q_e(X) of eq. 1.
@@ -49,7 +49,7 @@ class DisentangledWhisperOutput(ModelOutput):
 
 @dataclass
 class DisentangledWhisperSeq2SeqOutput(Seq2SeqLMOutput):
-    """`Seq2SeqLMOutput` with what the bottleneck gave in `speech`, which the training losses need."""
+    """`Seq2SeqLMOutput` with the bottleneck's output in `speech`, which the training losses need."""
 
     speech: DisentangledWhisperOutput | None = None
 
@@ -95,10 +95,7 @@ class DisentangledWhisperPreTrainedModel(PreTrainedModel):
         elif isinstance(module, EMAVectorQuantizer):
             module.reset_codebook()
 
-    @property
-    def frozen_modules(self) -> list[nn.Module]:
-        """The parts that are Whisper's."""
-        raise NotImplementedError
+    frozen_modules: list[nn.Module]  # the parts that are Whisper's
 
     def freeze_whisper(self):
         """ "We freeze the Whisper encoder and decoder and train lightweight modules"."""
@@ -217,13 +214,10 @@ class DisentangledWhisperModel(WindowedEncodingMixin, DisentangledWhisperPreTrai
         the noise of one posterior should be the noise of one scene.
         """
         output = self(input_features, attention_mask)
-        logits = output.noise_logits
+        logits, shared = output.noise_logits, ("audio_codes", "attention_mask", "residue", "distances")
+        probabilities = None if logits is None else logits.float().softmax(dim=-1)
         return DisentangledWhisperExplanation(
-            audio_codes=output.audio_codes,
-            attention_mask=output.attention_mask,
-            residue=output.residue,
-            distances=output.distances,
-            noise_probabilities=None if logits is None else logits.float().softmax(dim=-1),
+            **{name: output[name] for name in shared}, noise_probabilities=probabilities
         )
 
     def embed_codes(self, audio_codes: Tensor) -> Tensor:
@@ -289,8 +283,7 @@ class DisentangledWhisperForConditionalGeneration(SpeechToTextGenerationMixin, D
             config_overrides: fields of `DisentangledWhisperConfig`, for example `codebook_size=512`.
 
         Raises:
-            ValueError: the checkpoint is not a Whisper's, `latent_model` is no DisentangledWhisper, the two have
-                another width, or the overrides change the shape of what is taken over.
+            ValueError: the checkpoint is not a Whisper's, `latent_model` is no DisentangledWhisper, or its shapes differ.
         """
         fields = latent_fields(latent_model) if latent_model else {}
         base_config = AutoConfig.from_pretrained(base_model)

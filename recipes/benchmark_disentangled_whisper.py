@@ -145,7 +145,7 @@ def count_weights() -> list[dict]:
             model = build_model("medium", *strategy)
         name = f"whisper-medium, {strategy_name(*strategy)}"
         trainable = model.num_parameters(only_trainable=True)
-        entries.append({"name": name, "parameters": model.num_parameters(), "trainable": trainable})
+        entries.append({"name": name, "parameters": model.num_parameters(), "trainable_parameters": trainable})
     return entries
 
 

@@ -12,38 +12,27 @@ the figures; `recipes/write_card.py` then writes the card.
 """
 
 import argparse
-import fcntl
-import json
-import os
-import shlex
-import subprocess
-import sys
-import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from evaluate_stable_token import CONDITIONS, corpus_label
+from evaluate_stable_token import CONDITIONS
+from table_runs import (
+    Job,
+    Row,
+    add_shared_arguments,
+    chosen_rows,
+    exit_on_failures,
+    fill_in_corpora,
+    format_table,
+    labels_of,
+    run_all,
+)
 from train_stable_token import PRESETS
 
 from clearspeech.trainers.figures import plot_unit_edit_distance, plot_voter_counts
-from clearspeech.trainers.results import Results, Run, read_results, update_results, write_atomically
+from clearspeech.trainers.results import Results, read_results
 
 METHOD = "stable_token"
-CARDS = Path("hub_cards")
 MAX_STEPS = 1500  # twice the preset's: what the word error rates still gain from
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training, and the tables' rows that show it. flags: what differs from the full model."""
-
-    name: str
-    flags: tuple[str, ...]
-    seeds: tuple[int, ...]
-    entries: tuple[tuple[str, str], ...]
-
 
 WITHOUT_CONSENSUS = ("--consensus_weight", "0")
 WITHOUT_NOISE = (*WITHOUT_CONSENSUS, "--noise_aware", "False")
@@ -89,22 +78,11 @@ TABLES = {
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Our arguments, and the ones for training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [row.name for row in ROWS]
-    parser.add_argument("--rows", nargs="+", default=names, choices=names, metavar="ROW", help=f"of: {names}")
-    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
-    parser.add_argument("--jobs", type=int, default=1, help="rows at once, each on one core")
-    parser.add_argument("--data", default="../shared/data", help="folder of the real corpora")
+    add_shared_arguments(parser, METHOD, ROWS, PRESETS["mini"]["base_model"])
     parser.add_argument("--dataset", nargs="+", help="training corpora instead of digit strings and an4 (three times)")
-    parser.add_argument("--test_dataset", nargs="+", help="test corpora instead of digit strings and an4")
-    parser.add_argument("--noise_dataset", nargs="+", help="noise corpora instead of esc50_noise")
-    parser.add_argument("--base_model", default=PRESETS["mini"]["base_model"], help="the mini Whisper")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/reproduce_stable_token"), help="models and logs")
-    parser.add_argument("--results", type=Path, default=CARDS / "results" / f"{METHOD}.json")
-    parser.add_argument("--figures", type=Path, default=CARDS / "figures")
     args, training_flags = parser.parse_known_args()
     args.dataset = args.dataset or [f"digit_strings:{args.data}/spoken_digits:4000", *[f"{args.data}/an4"] * 3]
-    args.test_dataset = args.test_dataset or [f"digit_strings:{args.data}/spoken_digits", f"{args.data}/an4"]
-    args.noise_dataset = args.noise_dataset or [f"{args.data}/esc50_noise"]
+    fill_in_corpora(args)
     if "--max_steps" not in training_flags:
         training_flags += ["--max_steps", str(MAX_STEPS)]
     return args, training_flags
@@ -117,86 +95,10 @@ def training_command(args: argparse.Namespace, row: Row, seed: int, training_fla
     return command + list(row.flags) + training_flags
 
 
-def recorded(command: list[str], base_model: str) -> str:
-    """The command as the results keep it, with a checksum of the base: another base is another training."""
-    checksum = zlib.crc32(Path(base_model, "model.safetensors").read_bytes())
-    return f"{shlex.join(command)}  # base {checksum:08x}"
-
-
-def is_finished(results: Results, entries: tuple[tuple[str, str], ...], seed: int, command: str, corpora: list[str]):
-    """Whether all corpora of all the entries stand in the results with this very command."""
-    found = [
-        results.find(table=table, row=row, seed=seed, corpus=corpus, split="test", command=command)
-        for table, row in entries
-        for corpus in corpora
-    ]
-    return all(found)
-
-
-def run_logged(command: list[str], log: Path, lock) -> None:
-    """Run a recipe on one thread with its output in `log`; it holds `lock`, so that an orphan is waited for."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with log.open("a") as output:
-        print("$", shlex.join(command), file=output, flush=True)
-        command = [sys.executable, *command[1:]]
-        done = subprocess.run(command, stdout=output, stderr=output, env=environment, pass_fds=[lock.fileno()])
-    if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"{command[1]} ended with {done.returncode}; the end of {log}:\n{tail}")
-
-
-def train_once(command: list[str], record: str, folder: Path, lock) -> None:
-    """
-    Train into `folder` unless that is done; an interrupted training goes on. record: see `recorded`.
-
-    Raises:
-        RuntimeError: the folder holds another training, or training failed.
-    """
-    state = folder / "run.json"
-    known = json.loads(state.read_text()) if state.exists() else {"command": record, "trained": False}
-    if known["command"] != record:
-        raise RuntimeError(
-            f"{folder} holds another training: {known['command']}\nremove it, or give another --runs folder."
-        )
-    if not known["trained"]:
-        write_atomically(state, json.dumps(known))
-        run_logged([*command, "--output_dir", str(folder), "--resume"], folder / "train.log", lock)
-        write_atomically(state, json.dumps(known | {"trained": True}))
-
-
-def evaluate(args: argparse.Namespace, model: str, folder: Path, lock) -> dict:
-    """Measure a model on the test corpora; what `evaluation.json` holds."""
-    command = ["python", "recipes/evaluate_stable_token.py", "--model", model, "--output_dir", str(folder)]
-    command += ["--dataset", *args.test_dataset, "--noise_dataset", *args.noise_dataset, "--device", "cpu"]
-    run_logged(command, folder / "evaluate.log", lock)
-    return json.loads((folder / "evaluation.json").read_text())
-
-
-def run(args: argparse.Namespace, name: str, entries: tuple, seed: int, command: list[str] | None) -> str:
-    """Train (unless `command` is None: the base) and measure one model, add it to the results; returns its title."""
-    title = f"{name}, seed {seed}" if command else name
-    record = recorded(command or ["python", "recipes/pretrain_mini_whisper.py"], args.base_model)
-    corpora = [corpus_label(source) for source in args.test_dataset]
-    if is_finished(read_results(args.results, METHOD), entries, seed, record, corpora):
-        print(f"{title}: in {args.results} already", flush=True)
-        return title
-    folder = args.runs / f"{name.replace('w/o', 'without').replace(',', '').replace(' ', '_')}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        started = time.monotonic()
-        print(f"{title}: started, log in {folder}", flush=True)
-        if command:
-            train_once(command, record, folder, lock)
-        measured = evaluate(args, str(folder) if command else args.base_model, folder, lock)
-        runs = [
-            Run(table, row, seed, corpus, "test", measured["parameters"], record, metrics)
-            for table, row in entries
-            for corpus, metrics in measured["metrics"].items()
-        ]
-        update_results(args.results, METHOD, runs)
-    print(f"{title}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
-    return title
+def evaluation_command(args: argparse.Namespace) -> list[str]:
+    """What measures each row and the base."""
+    command = ["python", "recipes/evaluate_stable_token.py", "--dataset", *args.test_dataset]
+    return command + ["--noise_dataset", *args.noise_dataset, "--device", "cpu"]
 
 
 def paper_figures(table: str, row: str) -> dict[str, float]:
@@ -218,17 +120,7 @@ def format_tables(results: Results) -> str:
         base = results.seeds_mean("wer", table="base", corpus=corpus)
         lines += ["", f"{corpus}, test, in % (the paper's figure, on its own data)"]
         lines += [f"base Whisper: WER {base:.2f}"] if base is not None else []
-        lines.append(" " * 46 + "".join(f"{title:>16}" for title in columns.values()))
-        for table, rows in TABLES.items():
-            for row in rows:
-                found = results.find(table=table, row=row, corpus=corpus)
-                if found:
-                    paper = paper_figures(table, row)
-                    values = {name: results.seeds_mean(name, table=table, row=row, corpus=corpus) for name in columns}
-                    cells = ["" if value is None else f"{value:.2f}" for value in values.values()]
-                    cells = [f"{c} ({paper[n]:.2f})" if n in paper else c for c, n in zip(cells, values)]
-                    title = f"{table} {row}" + (f" [{len(found)} seeds]" if len(found) > 1 else "")
-                    lines.append(f"{title:46}" + "".join(f"{cell:>16}" for cell in cells))
+        lines += format_table(results, corpus, TABLES, columns, paper_figures)
     return "\n".join(lines)
 
 
@@ -258,25 +150,15 @@ def draw_figures(results: Results, folder: Path) -> None:
 
 def main() -> None:
     args, training_flags = parse_arguments()
-    jobs = [("base", (("base", "mini Whisper"),), 0, None)]
-    by_seed = sorted({(seed, index) for index, row in enumerate(ROWS) for seed in row.seeds if row.name in args.rows})
-    for seed, index in by_seed:  # first every row once, then the further seeds
-        if args.seeds is None or seed in args.seeds:
-            row = ROWS[index]
-            jobs.append((row.name, row.entries, seed, training_command(args, row, seed, training_flags)))
-    failures = []
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for job, future in [(job, pool.submit(run, args, *job)) for job in jobs]:
-            try:
-                future.result()
-            except RuntimeError as error:
-                failures.append(f"{job[0]}, seed {job[2]}: {error}")
-                print(failures[-1], file=sys.stderr, flush=True)
+    measured = dict(evaluation=evaluation_command(args), corpora=labels_of(args.test_dataset))
+    jobs = [Job("base", (("base", "mini Whisper"),), 0, None, **measured)]
+    for row, seed in chosen_rows(ROWS, args.rows, args.seeds):
+        jobs.append(Job(row.name, row.entries, seed, training_command(args, row, seed, training_flags), **measured))
+    failures = run_all(jobs, args, METHOD)
     results = read_results(args.results, METHOD)
     draw_figures(results, args.figures)
     print(format_tables(results))
-    if failures:
-        sys.exit(f"{len(failures)} of {len(jobs)} models failed; the same command goes on where they stopped.")
+    exit_on_failures(failures, jobs)
 
 
 if __name__ == "__main__":

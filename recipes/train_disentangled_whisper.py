@@ -136,7 +136,9 @@ def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]
         raise ValueError(f"{recipe.dataset} are not pairs: they are mixed to pairs, and that needs a --noise_dataset.")
     noise = [load_noise(name, split, on_error=recipe.on_error) for name in recipe.noise_dataset]
     perturber = noise_perturber(concatenate_datasets(noise), recipe.snrs_db, recipe.noise_classes or None)
-    return mix_pairs(speech, perturber, recipe.copies if split == "train" else 1), sorted(set(perturber.noise_pools) - {"", UNKNOWN_NOISE})
+    return mix_pairs(speech, perturber, recipe.copies if split == "train" else 1), sorted(
+        set(perturber.noise_pools) - {"", UNKNOWN_NOISE}
+    )
 
 
 def main(arguments: list[str] | None = None):

@@ -1,4 +1,4 @@
-"""Measuring a model: order, batches, noise, and the recipes that measure, reproduce and report."""
+"""Measuring a model: order, batches, noise, and the recipe that measures."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,6 @@ from transformers import AutoModelForAudioTokenization
 from clearspeech.processing.corpora import ESC10_CLASSES, load_noise
 from clearspeech.processing.perturbation import EVALUATION_PERTURBATIONS
 from clearspeech.trainers.evaluation import load_noise_conditions, noise_table, perturbed_views, tokenize, transcribe
-from clearspeech.trainers.results import Run, update_results
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SYNTHETIC = ["gaussian", "pink", "brown", "bit_crush"]
@@ -209,109 +208,6 @@ def test_stand_in_noise_is_called_so(recipes):
 
     assert "stand-in" in condition_titles(["embedded"])["real"]
     assert "stand-in" not in condition_titles(["noise"])["real"]
-
-
-# --- recipes/reproduce_stable_token.py ---
-
-
-def make_results(path, command="command", table="table4", row="full", **metrics):
-    metrics = {"wer": 5.0, "wer/real": 6.0, "ued_mean": 9.0, "ued/pink": 9.5} | metrics
-    return update_results(path, "stable_token", [Run(table, row, 0, "an4", "test", 3_500_000, command, metrics)])
-
-
-def test_a_row_is_finished_when_all_its_entries_have_its_command(recipes, tmp_path):
-    from reproduce_stable_token import is_finished
-
-    entries = (("table4", "full"), ("table5", "N=5"))
-    results = make_results(tmp_path / "results.json")
-    assert not is_finished(results, entries, 0, "command", ["an4"])
-    results = make_results(tmp_path / "results.json", table="table5", row="N=5")
-    assert is_finished(results, entries, 0, "command", ["an4"])
-    assert not is_finished(results, entries, 0, "another command", ["an4"])
-    assert not is_finished(results, entries, 1, "command", ["an4"])
-    assert not is_finished(results, entries, 0, "command", ["an4", "digit_strings"])
-
-
-def test_a_run_folder_is_not_used_for_another_training(recipes, tmp_path):
-    from reproduce_stable_token import train_once
-
-    (tmp_path / "run.json").write_text(json.dumps({"command": "python a", "trained": True}))
-    with (tmp_path / "lock").open("w") as lock:
-        train_once(["python", "a"], "python a", tmp_path, lock)  # finished: nothing happens
-        with pytest.raises(RuntimeError, match="holds another training"):
-            train_once(["python", "b"], "python b", tmp_path, lock)
-
-
-def test_another_base_is_another_training(recipes, tmp_path):
-    from reproduce_stable_token import recorded
-
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    first = recorded(["python", "a b"], str(tmp_path))
-    assert first.startswith("python 'a b'  # base ")
-    assert recorded(["python", "a b"], str(tmp_path)) == first
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    assert recorded(["python", "a b"], str(tmp_path)) != first
-
-
-def test_a_failed_training_shows_the_end_of_its_log(recipes, tmp_path):
-    from reproduce_stable_token import run_logged
-
-    script = tmp_path / "fails.py"
-    script.write_text("raise SystemExit('out of paper')")
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(RuntimeError, match="out of paper"):
-        run_logged(["python", str(script)], tmp_path / "log", lock)
-
-
-def test_rows_differ_in_their_flags_only(recipes, monkeypatch):
-    import reproduce_stable_token as reproduce
-
-    monkeypatch.setattr("sys.argv", ["reproduce", "--max_steps", "7"])
-    args, flags = reproduce.parse_arguments()
-    commands = {row.name: reproduce.training_command(args, row, 0, flags) for row in reproduce.ROWS}
-    shared = commands["full"][: -len(flags)]
-    for row in reproduce.ROWS:
-        assert commands[row.name] == [*shared, *row.flags, "--max_steps", "7"]
-    shown = {entry for row in reproduce.ROWS for entry in row.entries}
-    assert shown == {(table, row) for table, rows in reproduce.TABLES.items() for row in rows}
-
-
-def test_the_papers_means_are_those_it_prints(recipes):
-    from reproduce_stable_token import paper_figures
-
-    assert paper_figures("table4", "full")["ued_mean"] == 10.17  # Table 1
-    assert paper_figures("table5", "N=1") == {}
-
-
-# --- recipes/write_card.py ---
-
-
-def test_the_card_shows_ours_and_the_papers_figures(recipes, tmp_path):
-    from write_card import fill
-
-    command = "python x.py --dataset a b --noise_dataset c --max_steps 7"
-    results = make_results(tmp_path / "results.json", command=command)
-    card = "by hand\n<!-- generated: setting -->\nold\n<!-- end -->\n<!-- generated: table4 -->\n<!-- end -->\nby hand"
-    filled = fill(card, results)
-    assert filled.startswith("by hand\n") and filled.endswith("\nby hand") and "old" not in filled
-    assert "7 steps, trained on `a`, `b` with noise from `c`" in filled
-    assert "| **full** | 5.00 | 6.00 | 9.00 |" in filled
-    assert "| *full: the paper's* | *2.03* |  | *10.17* |" in filled
-    assert fill(filled, results) == filled
-
-
-def test_a_card_with_an_unknown_section_is_refused(recipes, tmp_path):
-    from write_card import fill
-
-    with pytest.raises(ValueError, match="asks for 'table9'"):
-        fill("<!-- generated: table9 -->\n<!-- end -->", make_results(tmp_path / "results.json"))
-
-
-def test_the_card_in_the_repository_is_up_to_date(recipes, monkeypatch):
-    import write_card
-
-    monkeypatch.chdir(RECIPES.parent)
-    monkeypatch.setattr("sys.argv", ["write_card.py", "--check"])
-    write_card.main()
 
 
 def test_corpora_that_tables_cannot_tell_apart_are_refused(recipes, tiny_folder):

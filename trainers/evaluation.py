@@ -41,8 +41,13 @@ def transcribe(
     tokenizer: PreTrainedTokenizerBase,
     waveforms: list,
     batch_size: int = 32,
+    num_beams: int = 1,
 ) -> list[str]:
-    """Greedy transcripts of `waveforms` (16 kHz), in their order; what exceeds the model's window is cut at pauses."""
+    """
+    Transcripts of `waveforms` (16 kHz), in their order; what exceeds the model's window is cut at pauses.
+
+    num_beams: of the beam search; 1 is greedy.
+    """
     was_training = model.training
     model.eval()
     extractor, window = feature_extractor, model.config.max_source_positions * 2  # mel frames
@@ -52,7 +57,7 @@ def transcribe(
     texts = [""] * len(pieces)
     for rows, features in feature_batches(pieces, feature_extractor, model.device, batch_size, "transcribe"):
         limit = model.config.max_target_positions - 1
-        ids = model.generate(**features, num_beams=1, do_sample=False, max_new_tokens=limit)
+        ids = model.generate(**features, num_beams=num_beams, do_sample=False, max_new_tokens=limit)
         for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[row] = text
     model.train(was_training)
@@ -62,7 +67,10 @@ def transcribe(
 
 @dataclass
 class Tokens:
-    """Per utterance: `codes` `(frames,)` int64 and `votes` `(frames, bits)` in [-1, 1]."""
+    """
+    Per utterance: `codes` `(frames,)` int64 and `votes` `(frames, bits)` in [-1, 1], which stays empty for a tokenizer
+    whose bits are not voted on.
+    """
 
     codes: list[Tensor]
     votes: list[Tensor]
@@ -75,15 +83,16 @@ def tokenize(
     """Tokens of `waveforms` (16 kHz, any length) by a tokenizer with `encode`, in their order."""
     was_training = model.training
     model.eval()
-    tokens = Tokens([None] * len(waveforms), [None] * len(waveforms))
+    codes, votes = {}, {}  # by row
     for rows, features in feature_batches(waveforms, feature_extractor, model.device, batch_size, "tokenize"):
         output = model.encode(**features)
         for index, row in enumerate(rows):
             real = output.attention_mask[index]
-            tokens.codes[row] = output.audio_codes[index, real].cpu()
-            tokens.votes[row] = output.votes[index, real].float().cpu()
+            codes[row] = output.audio_codes[index, real].cpu()
+            if "votes" in output:
+                votes[row] = output.votes[index, real].float().cpu()
     model.train(was_training)
-    return tokens
+    return Tokens(*([values[row] for row in sorted(values)] for values in (codes, votes)))
 
 
 def load_noise_conditions(sources: list[str], split: str) -> dict[str, list]:

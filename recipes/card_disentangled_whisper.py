@@ -1,0 +1,144 @@
+"""The generated sections of DisentangledWhisper's card."""
+
+import math
+from collections.abc import Callable
+
+from card_tables import NOTHING, benchmarks, cells, corpora_of, markdown_table, option, result_table
+from reproduce_disentangled_whisper import (
+    CONTROL,
+    NUM_BEAMS,
+    OURS,
+    TABLES,
+    TRAINING_NOISES,
+    goals,
+    measured_columns,
+    paper_figures,
+    with_error_reduction,
+)
+
+from clearspeech.trainers.results import Results
+
+RANGED = ("wer", "noise_accuracy", "ued", "latent_distance", "latent_distance_relative")  # what the targets are about
+RESIDUE_COLUMNS = {
+    "clean_posterior_max": "clean: likeliest class in %",
+    "clean_posterior_entropy": "clean: entropy in nats",
+    "clean_unknown": "clean: `unknown` in %",
+    "noisy_posterior_max": "noisy: likeliest class in %",
+    "noisy_posterior_entropy": "noisy: entropy in nats",
+    "noisy_unknown": "noisy: `unknown` in %",
+}
+
+
+def setting(results: Results) -> str:
+    """Size, data, noises, steps and machine of the measured models."""
+    found = results.find(table=OURS[0], row=OURS[1])
+    if not found:
+        return NOTHING
+    run, machine = found[0], results.environment
+    names = {name: ", ".join(f"`{value}`" for value in option(run, name)) for name in ("--dataset", "--noise_dataset")}
+    classes = ", ".join(name.replace("_", " ") for name in option(run, "--noise_classes"))
+    return (
+        f"Ours: {run.parameters / 1e6:.2f} M parameters in all, {option(run, '--max_steps')[0]} steps, trained on "
+        f"{names['--dataset']}, each utterance under {option(run, '--copies')[0]} noises from "
+        f"{names['--noise_dataset']} ({classes}), beam size {NUM_BEAMS}; measured with torch {machine['torch']}, "
+        f"transformers {machine['transformers']}, {machine['device']}. The paper's: Whisper medium, 28.5 hours of "
+        "VoiceBank-DEMAND. The figures of the two are not comparable, their order is.\n\n"
+        f"```\n{run.command}\n```\n"
+    )
+
+
+def tables(results: Results, name: str) -> str:
+    """One table of the paper on each corpus with transcripts."""
+    results = with_error_reduction(results)
+    entries = [(name, row) for row in TABLES[name]]
+    text = ""
+    for corpus in transcribed(results, name):
+        columns = measured_columns(results, corpus)
+        text += f"`{corpus}`, test split, rates in percent:\n\n"
+        text += result_table(results, corpus, entries, columns, RANGED, paper_figures) + "\n"
+    return text or NOTHING
+
+
+def transcribed(results: Results, *names: str) -> list[str]:
+    """The corpora of some tables that have a WER."""
+    measured = {run.corpus for run in results.runs if "wer" in run.metrics}
+    return [corpus for corpus in corpora_of(results, names) if corpus in measured]
+
+
+def real_pairs(results: Results) -> str:
+    """Distances between clean and noisy speech, where pairs are real and no WER was measured."""
+    entries = [OURS, CONTROL, *[("table2", row) for row in TABLES["table2"][:-1]]]  # the last one is ours
+    text = ""
+    for corpus in corpora_of(results, TABLES):
+        if corpus not in transcribed(results, *TABLES):
+            text += f"`{corpus}`, test split, UED and codes in use in percent:\n\n"
+            columns = measured_columns(results, corpus)
+            text += result_table(results, corpus, entries, columns, RANGED, paper_figures) + "\n"
+    return text or NOTHING
+
+
+def goal_table(results: Results) -> str:
+    """What was to be reached."""
+    lines = [
+        [
+            goal.text,
+            f"`{goal.corpus}`",
+            f"{goal.value:.2f}",
+            f"{goal.relation} {goal.limit:.2f}",
+            "met" if goal.is_met else "**missed**",
+        ]
+        for goal in goals(results)
+    ]
+    return markdown_table(["", "corpus", "ours", "goal", ""], lines) if lines else NOTHING
+
+
+def residue(results: Results) -> str:
+    """What the noise head makes of the residue of clean and of noisy speech, in our main model."""
+    table, row = OURS
+    lines = []
+    for corpus in corpora_of(results, (table,)):
+        figures = cells(results, RESIDUE_COLUMNS, (), table=table, row=row, corpus=corpus)
+        if any(figures):
+            lines.append([f"`{corpus}`", *figures])
+    if not lines:
+        return NOTHING
+    classes = len(TRAINING_NOISES) + 1
+    note = f"\nUniform over the {classes} classes would be {100 / classes:.2f} % and {math.log(classes):.2f} nats.\n"
+    return markdown_table(["", *RESIDUE_COLUMNS.values()], lines) + note
+
+
+def noise_classes(results: Results) -> str:
+    """The noise head's accuracy by class, of our main model."""
+    table, row = OURS
+    columns = {"noise_accuracy": "all"}
+    columns |= {f"noise_accuracy/{name}": name.replace("_", " ") for name in TRAINING_NOISES}
+    lines = []
+    for corpus in corpora_of(results, (table,)):
+        figures = cells(results, columns, ("noise_accuracy",), table=table, row=row, corpus=corpus)
+        if any(figures):
+            lines.append([f"`{corpus}`", *figures])
+    return markdown_table(["", *columns.values()], lines) if lines else NOTHING
+
+
+def counts(results: Results) -> str:
+    """Parameters of the paper's shape, all and those that are trained."""
+    lines = [
+        [entry["name"], f"{entry['parameters'] / 1e6:.3f}", f"{entry['trainable_parameters'] / 1e6:.3f}"]
+        for entry in results.counts
+    ]
+    return markdown_table(["", "parameters in M", "trainable in M"], lines) if lines else NOTHING
+
+
+def sections(results: Results) -> dict[str, Callable[[], str]]:
+    """What the card can ask for, by name."""
+    return {
+        "setting": lambda: setting(results),
+        "goals": lambda: goal_table(results),
+        "table1": lambda: tables(results, "table1"),
+        "table2": lambda: tables(results, "table2"),
+        "noise_classes": lambda: noise_classes(results),
+        "residue": lambda: residue(results),
+        "real_pairs": lambda: real_pairs(results),
+        "counts": lambda: counts(results),
+        "benchmarks": lambda: benchmarks(results),
+    }

@@ -1,0 +1,397 @@
+"""From rows to cards: trained once, measured once, resumed, reported, and shown beside the paper's figures."""
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from clearspeech.processing.corpora import ESC10_CLASSES
+from clearspeech.trainers.results import Run, read_results, update_results
+
+ROOT = Path(__file__).parents[1]
+NOISE = ROOT.parent / "shared" / "data" / "esc50_noise"
+TRAIN = """
+import json, pathlib, sys
+flags = sys.argv[1:]
+folder = pathlib.Path(flags[flags.index("--output_dir") + 1])
+with pathlib.Path("calls.txt").open("a") as calls:
+    print("train", *flags, file=calls)
+if "--fails_once" in flags and not (folder / "checkpoint").exists():
+    (folder / "checkpoint").touch()
+    raise SystemExit("out of paper")
+"""
+EVALUATE = """
+import json, pathlib, sys
+flags = sys.argv[1:]
+folder = pathlib.Path(flags[flags.index("--output_dir") + 1])
+with pathlib.Path("calls.txt").open("a") as calls:
+    print("evaluate", flags[flags.index("--model") + 1], file=calls)
+corpora = flags[flags.index("--dataset") + 1 : flags.index("--model")]
+metrics = {corpus: {"wer": 5.0} for corpus in corpora}
+(folder / "evaluation.json").write_text(json.dumps({"parameters": 7, "metrics": metrics}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch):
+    """Recipes can be imported by their names."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Namespace:
+    """A folder with a base and recipes that only write down how they were called; a runner's arguments."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "train.py").write_text(TRAIN)
+    (tmp_path / "recipes" / "evaluate.py").write_text(EVALUATE)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    return Namespace(base_model="base", results=Path("results.json"), runs=Path("runs"), jobs=1)
+
+
+def make_job(name="full", seed=0, flags=(), entries=(("table1", "full"),), corpora=("an4",), **others):
+    from table_runs import Job
+
+    command = ["python", "recipes/train.py", "--seed", str(seed), *flags]
+    evaluation = ["python", "recipes/evaluate.py", "--dataset", *corpora]
+    return Job(name, entries, seed, command, evaluation, list(corpora), **others)
+
+
+def calls() -> list[str]:
+    return Path("calls.txt").read_text().splitlines()
+
+
+# --- recipes/table_runs.py ---
+
+
+def test_one_training_fills_all_rows_that_show_it(workplace):
+    from table_runs import run_all
+
+    entries = (("table1", "full"), ("table2", "N=5"))
+    job = make_job(entries=entries, corpora=("an4", "digits"), unrecorded=("--state_cache", "states"))
+    assert run_all([job], workplace, "stable_token") == []
+    runs = read_results("results.json", "stable_token").runs
+    assert {(run.table, run.row, run.corpus) for run in runs} == {
+        (*entry, corpus) for entry in entries for corpus in job.corpora
+    }
+    assert {run.command.partition("  # base ")[0] for run in runs} == {"python recipes/train.py --seed 0"}
+    assert calls() == [
+        "train --seed 0 --state_cache states --output_dir runs/full-0 --resume",
+        "evaluate runs/full-0",
+    ]
+
+
+def test_what_is_in_the_results_is_not_run_again(workplace, capsys):
+    from table_runs import run_all
+
+    run_all([make_job()], workplace, "stable_token")
+    shutil.rmtree("runs")
+    run_all([make_job(), make_job(seed=1)], workplace, "stable_token")
+    assert [call.split()[-1] for call in calls() if call.startswith("evaluate")] == ["runs/full-0", "runs/full-1"]
+    assert "full, seed 0: in results.json already" in capsys.readouterr().out
+
+
+def test_a_failure_is_reported_and_stops_nothing_else(workplace, capsys):
+    from table_runs import exit_on_failures, run_all
+
+    jobs = [make_job(flags=("--fails_once",)), make_job("w/o noise, really", entries=(("table1", "w/o"),))]
+    failures = run_all(jobs, workplace, "stable_token")
+    assert len(failures) == 1 and failures[0].startswith("full, seed 0: recipes/train.py ended with 1")
+    assert "out of paper" in failures[0] and "out of paper" in capsys.readouterr().err
+    assert [run.row for run in read_results("results.json", "stable_token").runs] == ["w/o"]
+    assert calls()[-1] == "evaluate runs/without_noise_really-0"
+    with pytest.raises(SystemExit, match="1 of 2 models failed; the same command goes on"):
+        exit_on_failures(failures, jobs)
+    exit_on_failures([], jobs)
+
+
+def test_the_same_command_goes_on_where_it_stopped(workplace):
+    from table_runs import is_trained, run_all
+
+    job = make_job(flags=("--fails_once",))
+    run_all([job], workplace, "stable_token")
+    assert not is_trained(Path("runs/full-0"))
+    assert run_all([job], workplace, "stable_token") == []
+    assert is_trained(Path("runs/full-0"))
+    assert all(call.endswith("--resume") for call in calls() if call.startswith("train"))
+    Path("results.json").unlink()
+    run_all([job], workplace, "stable_token")  # only measured again: the model is there
+    assert [call.split()[0] for call in calls()] == ["train", "train", "evaluate", "evaluate"]
+
+
+def test_a_run_folder_is_not_used_for_another_training(workplace):
+    from table_runs import run_all
+
+    run_all([make_job()], workplace, "stable_token")
+    (failure,) = run_all([make_job(flags=("--max_steps", "7"))], workplace, "stable_token")
+    assert "holds another training: python recipes/train.py --seed 0  # base" in failure
+    Path("base/model.safetensors").write_bytes(b"other weights")
+    (failure,) = run_all([make_job()], workplace, "stable_token")
+    assert "remove it, or give another --runs folder" in failure
+
+
+def test_the_base_is_measured_only(workplace):
+    from table_runs import Job, run_all
+
+    evaluation = ["python", "recipes/evaluate.py", "--dataset", "an4"]
+    run_all([Job("base", (("base", "Whisper"),), 0, None, evaluation, ["an4"])], workplace, "stable_token")
+    (run,) = read_results("results.json", "stable_token").runs
+    assert run.command.startswith("python recipes/pretrain_mini_whisper.py  # base ")
+    assert calls() == ["evaluate base"]
+
+
+def test_figures_of_other_corpora_are_refused(workplace):
+    from dataclasses import replace
+
+    from table_runs import run_all
+
+    (failure,) = run_all([replace(make_job(), corpora=["an4", "digits"])], workplace, "stable_token")
+    assert "was measured on ['an4'], not on ['an4', 'digits']" in failure
+    assert not Path("results.json").exists()
+
+
+def test_every_row_comes_once_before_further_seeds():
+    from table_runs import Row, chosen_rows
+
+    rows = (Row("a", (), (0, 1), ()), Row("b", (), (0,), ()), Row("c", (), (0, 1), ()))
+    chosen = [(row.name, seed) for row, seed in chosen_rows(rows, ["a", "b", "c"], None)]
+    assert chosen == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1)]
+    assert [(row.name, seed) for row, seed in chosen_rows(rows, ["c"], [1])] == [("c", 1)]
+
+
+def make_results(path, command="command", table="table4", row="full", **metrics):
+    metrics = {"wer": 5.0, "wer/real": 6.0, "ued_mean": 9.0, "ued/pink": 9.5} | metrics
+    return update_results(path, "stable_token", [Run(table, row, 0, "an4", "test", 3_500_000, command, metrics)])
+
+
+def test_a_row_is_finished_when_all_its_entries_have_its_command(tmp_path):
+    from table_runs import is_finished
+
+    entries = (("table4", "full"), ("table5", "N=5"))
+    results = make_results(tmp_path / "results.json")
+    assert not is_finished(results, entries, 0, "command", ["an4"])
+    results = make_results(tmp_path / "results.json", table="table5", row="N=5")
+    assert is_finished(results, entries, 0, "command", ["an4"])
+    assert not is_finished(results, entries, 0, "another command", ["an4"])
+    assert not is_finished(results, entries, 1, "command", ["an4"])
+    assert not is_finished(results, entries, 0, "command", ["an4", "digit_strings"])
+
+
+def test_another_base_is_another_training(tmp_path):
+    from table_runs import recorded
+
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = recorded(["python", "a b"], str(tmp_path))
+    assert first.startswith("python 'a b'  # base ")
+    assert recorded(["python", "a b"], str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert recorded(["python", "a b"], str(tmp_path)) != first
+
+
+# --- recipes/reproduce_<method>.py ---
+
+
+@pytest.mark.parametrize("method", ["stable_token", "disentangled_whisper"])
+def test_rows_differ_in_their_flags_only(method, monkeypatch):
+    import importlib
+
+    reproduce = importlib.import_module(f"reproduce_{method}")
+    monkeypatch.setattr("sys.argv", ["reproduce", "--max_steps", "7"])
+    args, flags = reproduce.parse_arguments()
+    commands = [(row, reproduce.training_command(args, row, 0, flags)) for row in reproduce.ROWS]
+    shared = {tuple(command[: -len([*row.flags, *flags])]) for row, command in commands}
+    assert len(shared) == 1 and len({row.flags for row in reproduce.ROWS}) == len(reproduce.ROWS)
+    assert all(command == [*shared.copy().pop(), *row.flags, *flags] for row, command in commands)
+    assert flags[:2] == ["--max_steps", "7"] and flags.count("--max_steps") == 1
+
+
+@pytest.mark.parametrize("method, base", [("stable_token", []), ("disentangled_whisper", [("table1", "Whisper")])])
+def test_every_row_of_the_tables_has_its_training(method, base):
+    import importlib
+
+    reproduce = importlib.import_module(f"reproduce_{method}")
+    shown = [entry for row in reproduce.ROWS for entry in row.entries] + base
+    assert len(set(shown)) == len(shown)
+    assert set(shown) == {(table, row) for table, rows in reproduce.TABLES.items() for row in rows}
+
+
+def test_the_papers_means_are_those_it_prints():
+    from reproduce_stable_token import paper_figures
+
+    assert paper_figures("table4", "full")["ued_mean"] == 10.17  # Table 1
+    assert paper_figures("table5", "N=1") == {}
+
+
+def test_the_papers_reductions_are_those_it_names():
+    from reproduce_disentangled_whisper import PAPER, paper_figures
+
+    from clearspeech.trainers.noise_evaluation import relative_error_reduction
+
+    assert round(paper_figures("table1", "TR")["rer"]) == 82  # "82% over the zero-shot whisper baseline"
+    for name, reduction in (("+Adapter", 35), ("Speechless", 80)):
+        reference = PAPER["table1", name]["wer"]
+        assert round(relative_error_reduction(2.47, reference)) == reduction
+    alone, noise, whole = (
+        PAPER["table2", name]["wer"] for name in ("Only VQ and L_ASR", "+ L_NC", "+ L_alpha + L_beta")
+    )
+    assert relative_error_reduction(noise, alone) == pytest.approx(6.7, abs=0.05)
+    assert PAPER["table1", "N_CB=512"]["wer"] == whole
+    assert paper_figures("table1", "Whisper") == {"wer": 13.72, "wer/clean": 12.79}
+
+
+def test_the_recipe_understands_every_row(monkeypatch):
+    import reproduce_disentangled_whisper as reproduce
+    from train_disentangled_whisper import parse_arguments
+
+    monkeypatch.setattr("sys.argv", ["reproduce"])
+    args, flags = reproduce.parse_arguments()
+    for job in reproduce.plan_jobs(args, flags)[1:]:
+        assert "--state_cache" not in job.command  # not part of what was trained
+        recipe, _ = parse_arguments([*job.command[2:], *job.unrecorded, "--output_dir", "x", "--resume"])
+        assert recipe.state_cache == "outputs/reproduce_disentangled_whisper/states"
+        assert recipe.noise_classes == list(reproduce.TRAINING_NOISES)
+
+
+def test_only_models_with_codes_meet_the_real_pairs(monkeypatch):
+    import reproduce_disentangled_whisper as reproduce
+
+    monkeypatch.setattr("sys.argv", ["reproduce", "--rows", "adapter", "MR", "--seeds", "0"])
+    base, ours, adapter = reproduce.plan_jobs(*reproduce.parse_arguments())
+    assert base.command is None and (ours.name, adapter.name) == ("MR", "adapter")
+    assert "--pairs" not in base.evaluation and "--pairs" not in adapter.evaluation
+    assert adapter.corpora == ["digit_strings", "an4"]
+    assert ours.corpora == [*adapter.corpora, "voicebank_demand_pairs"] and ours.evaluation[-2] == "--pairs"
+
+
+def test_test_noises_are_never_trained_on():
+    from reproduce_disentangled_whisper import TEST_NOISES, TRAINING_NOISES
+
+    assert set(TEST_NOISES) <= ESC10_CLASSES and not set(TRAINING_NOISES) & ESC10_CLASSES
+    assert len(set(TRAINING_NOISES)) == 10 and len(set(TEST_NOISES)) == 5
+
+
+@pytest.mark.skipif(not NOISE.exists(), reason=f"needs {NOISE}")
+def test_the_noise_corpus_has_the_classes():
+    import pyarrow.parquet
+    from reproduce_disentangled_whisper import TEST_NOISES, TRAINING_NOISES
+
+    for split, names in (("train", TRAINING_NOISES), ("dev", TRAINING_NOISES), ("test", TEST_NOISES)):
+        clips = pyarrow.parquet.read_table(NOISE / f"{split}.parquet", columns=["noise"])
+        assert set(names) <= set(clips["noise"].to_pylist())
+
+
+def make_measured(path, **wers):
+    """Results of DisentangledWhisper with the named rows' WER, and distances on real pairs of MR and Speechless."""
+    rows = {"Whisper": "Whisper", "adapter": "+Adapter", "ours": "MR", "speechless": "Speechless"}
+    runs = []
+    for name, wer in wers.items():
+        table, row = ("table2", "Only VQ and L_ASR") if name == "alone" else ("table1", rows[name])
+        command = "python x.py --dataset a b --noise_dataset c --noise_classes d_e --max_steps 7 --copies 2"
+        metrics = {"wer": wer, "wer/rain": wer + 1, "wer/clean": wer - 1}
+        if name == "ours":
+            metrics |= {"noise_accuracy": 91.0, "clean_unknown": 80.0}
+        runs.append(Run(table, row, 0, "an4", "test", 3_500_000, command, metrics))
+        distance = {"ours": 1.0, "speechless": 3.0}.get(name)
+        if distance:
+            metrics = {"latent_distance": distance, "ued": 10 * distance}
+            runs.append(Run(table, row, 0, "pairs", "test", 3_500_000, command, metrics))
+    return update_results(path, "disentangled_whisper", runs)
+
+
+def test_goals_are_held_against_the_figures(tmp_path):
+    from reproduce_disentangled_whisper import goals
+
+    measured = make_measured(tmp_path / "a.json", Whisper=40.0, adapter=20.0, ours=20.0, alone=20.0, speechless=50.0)
+    found = {goal.text: goal for goal in goals(measured)}
+    assert found["WER noisy, 0.6 x the frozen base's"].limit == pytest.approx(24.0)
+    met = {text: goal.is_met for text, goal in found.items()}
+    assert met == {
+        "WER noisy, 0.6 x the frozen base's": True,
+        "WER noisy, the adapter's": False,  # below it, not level with it
+        "WER noisy, quantizer and L_ASR alone": True,
+        "noise accuracy on seen classes": True,
+        "latents L2, half of Speechless'": True,
+        "UED, half of Speechless'": True,
+    }
+    assert list(goals(make_measured(tmp_path / "b.json", Whisper=40.0))) == []
+
+
+def test_tables_show_the_reduction_against_the_base_and_the_papers_figures(tmp_path):
+    from reproduce_disentangled_whisper import format_tables
+
+    text = format_tables(make_measured(tmp_path / "results.json", Whisper=40.0, ours=10.0, speechless=50.0))
+    assert "10.00 (2.82)" in text and "75.00 (79.45)" in text
+    assert "40.00 (13.72)" in text and "39.00 (12.79)" in text
+    assert "MISSED" not in text and "0.6 x the frozen base's" in text
+
+
+# --- recipes/write_card.py ---
+
+
+def test_the_card_shows_ours_and_the_papers_figures(tmp_path):
+    from write_card import fill
+
+    command = "python x.py --dataset a b --noise_dataset c --max_steps 7"
+    results = make_results(tmp_path / "results.json", command=command)
+    card = "by hand\n<!-- generated: setting -->\nold\n<!-- end -->\n<!-- generated: table4 -->\n<!-- end -->\nby hand"
+    filled = fill(card, results)
+    assert filled.startswith("by hand\n") and filled.endswith("\nby hand") and "old" not in filled
+    assert "7 steps, trained on `a`, `b` with noise from `c`" in filled
+    assert "| **full** | 5.00 | 6.00 | 9.00 |" in filled
+    assert "| *full: the paper's* | *2.03* |  | *10.17* |" in filled
+    assert fill(filled, results) == filled
+
+
+def test_each_method_has_its_own_sections(tmp_path):
+    from write_card import fill
+
+    measured = make_measured(tmp_path / "results.json", Whisper=40.0, ours=10.0, speechless=50.0)
+    names = ("setting", "goals", "table1", "table2", "noise_classes", "residue", "real_pairs", "counts", "benchmarks")
+    filled = fill("".join(f"<!-- generated: {name} -->\n<!-- end -->\n" for name in names), measured)
+    sections = dict(zip(names, filled.split("<!-- end -->")))
+    assert "each utterance under 2 noises from `c` (d e)" in sections["setting"]
+    assert "| WER noisy, 0.6 x the frozen base's | `an4` | 10.00 | <= 24.00 | met |" in sections["goals"]
+    assert "| **MR** | 10.00 | 75.00 | 11.00 | 9.00 | 91.00 |" in sections["table1"]
+    assert "| *MR: the paper's* | *2.82* | *79.45* |  |  |  |" in sections["table1"]
+    assert "`pairs`" in sections["real_pairs"] and "`an4`" not in sections["real_pairs"]
+    assert "| **MR** | 1.00 | 10.00 |\n| **Speechless** | 3.00 | 30.00 |" in sections["real_pairs"]
+    assert "80.00" in sections["residue"] and "2.40 nats" in sections["residue"]
+    assert all("Not measured yet." in sections[name] for name in ("table2", "counts", "benchmarks"))
+
+
+def test_a_card_with_an_unknown_section_is_refused(tmp_path):
+    from write_card import fill
+
+    with pytest.raises(ValueError, match="asks for 'table9'"):
+        fill("<!-- generated: table9 -->\n<!-- end -->", make_results(tmp_path / "results.json"))
+
+
+def test_the_cards_in_the_repository_are_up_to_date(monkeypatch):
+    import write_card
+
+    monkeypatch.chdir(ROOT)
+    write_card.main(["--check"])
+
+
+def test_a_stale_card_is_named_and_written(tmp_path):
+    import write_card
+
+    card = tmp_path / "stable_token.md"
+    card.write_text("<!-- generated: table4 -->\nold\n<!-- end -->\n")
+    arguments = ["stable_token", "--cards", str(tmp_path)]
+    with pytest.raises(SystemExit, match="stable_token.md does not show"):
+        write_card.main([*arguments, "--check"])
+    assert "old" in card.read_text()
+    write_card.main(arguments)
+    assert "Not measured yet." in card.read_text()
+    write_card.main([*arguments, "--check"])
+
+
+def test_a_method_without_card_is_refused(capsys):
+    import write_card
+
+    with pytest.raises(SystemExit):
+        write_card.main(["best_guess"])
+    assert "no card of best_guess" in capsys.readouterr().err
