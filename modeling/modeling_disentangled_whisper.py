@@ -283,7 +283,7 @@ class DisentangledWhisperForConditionalGeneration(SpeechToTextGenerationMixin, D
             config_overrides: fields of `DisentangledWhisperConfig`, for example `codebook_size=512`.
 
         Raises:
-            ValueError: the checkpoint is not a Whisper's, `latent_model` is no DisentangledWhisper, or its shapes differ.
+            ValueError: the checkpoint is no Whisper's, `latent_model` no DisentangledWhisper, or of other shapes.
         """
         fields = latent_fields(latent_model) if latent_model else {}
         base_config = AutoConfig.from_pretrained(base_model)
