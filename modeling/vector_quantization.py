@@ -107,7 +107,7 @@ class EMAVectorQuantizer(nn.Module):
         chosen = self.codebook[codes]
         distances = (values.detach() - chosen).norm(dim=-1)
         quantized = straight_through(values, chosen).to(latents.dtype)
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # not while a model in training is asked for tokens
             self.update(values.detach()[mask], codes[mask])
         return VectorQuantizerOutput(quantized, codes, chosen, distances)
 

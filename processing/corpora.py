@@ -115,12 +115,15 @@ def load_corpora(
     Load several corpora as one, arguments as in `load_corpus`. Columns that not all of them have are left out.
 
     They follow one another; but streamed for training, they take turns until each was heard whole, so that smaller
-    ones come again.
+    ones come again. Raises ValueError for pairs beside speech without `clean_audio`, else as `load_corpus`.
     """
     _check_arguments(split, on_error, streaming, decoded)
     if isinstance(sources, str) or not sources:
         raise ValueError(f"sources must be a list of at least one corpus, such as ['embedded'], not {sources!r}")
     parts = [_open_transcribed(parse_source(source), split, on_error, streaming) for source in sources]
+    pairs = [source for source, part in zip(sources, parts) if "clean_audio" in part.column_names]
+    if 0 < len(pairs) < len(sources):
+        raise ValueError(f"{pairs} are pairs of noisy and clean speech, the rest of {sources} is not; load them apart")
     return _decode(_join(parts, split, streaming, decoded), ", ".join(sources), on_error, decoded)
 
 

@@ -137,7 +137,7 @@ class NoisyPairCollator(SpeechTextCollator):
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         for row in rows:
-            _check_pair(row)
+            check_pair(row)
         batch = super().__call__(rows)
         clean = [torch.from_numpy(np.array(row["clean_audio"], dtype=np.float32)) for row in rows]
         batch["clean_waveforms"] = torch.nn.utils.rnn.pad_sequence(clean, batch_first=True)
@@ -177,9 +177,11 @@ def _noise_floor(waveform: np.ndarray) -> float:
     return float(np.percentile(np.square(frames).mean(axis=1), 10))
 
 
-def _check_pair(row: dict[str, Any]) -> None:
+def check_pair(row: dict[str, Any]) -> None:
+    """Raises ValueError for a pair of unequal lengths or in the wrong order (see `is_swapped`)."""
     noisy, clean = np.asarray(row["audio"]), np.asarray(row["clean_audio"])
-    name = f"the pair with the text {row['text']!r} of speaker {row.get('speaker', '')!r}"
+    speaker = f" of speaker {row['speaker']!r}" if row.get("speaker") else ""
+    name = f"the pair with the text {row['text']!r}{speaker}"
     if len(noisy) != len(clean):
         raise ValueError(f"{name} has {len(noisy)} noisy and {len(clean)} clean samples: the halves must be aligned")
     if is_swapped(noisy, clean):

@@ -56,8 +56,8 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         if not hasattr(model, "encode_speech"):
             raise ValueError(
                 f"Expected a model of the suite, got {type(model).__name__} with a {type(extractor).__name__}. Such a "
-                "plain Whisper is a base to train from: pass its folder as --base_model to "
-                "recipes/train_stable_token.py and transcribe with the folder that it writes."
+                "plain Whisper is a base to train from: pass its folder as --base_model to a "
+                "training recipe (recipes/train_stable_token.py) and transcribe with the folder that it writes."
             )
         if not hasattr(extractor, "extract"):
             raise ValueError(

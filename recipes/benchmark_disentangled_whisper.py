@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     recipe = HfArgumentParser(RecipeArguments).parse_args_into_dataclasses(arguments)[0]
     counts = count_weights()
     for entry in counts:
-        print(f"{entry['name']:24} {entry['parameters']:>13,} weights, {entry['trainable']:>11,} trained")
+        print(f"{entry['name']:24} {entry['parameters']:>13,} weights, {entry['trainable_parameters']:>11,} trained")
     update_results(recipe.results, METHOD, counts=counts)
     return run_benchmarks(BENCHMARKS, recipe, METHOD, arguments)
 

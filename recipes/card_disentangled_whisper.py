@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 
 from card_tables import NOTHING, benchmarks, cells, corpora_of, markdown_table, option, result_table
 from reproduce_disentangled_whisper import (
@@ -15,10 +16,13 @@ from reproduce_disentangled_whisper import (
     paper_figures,
     with_error_reduction,
 )
+from train_disentangled_whisper import PRESETS, RecipeArguments
 
 from clearspeech.trainers.results import Results
+from clearspeech.trainers.trainer_disentangled_whisper import DisentangledWhisperTrainingArguments
 
 RANGED = ("wer", "noise_accuracy", "ued", "latent_distance", "latent_distance_relative")  # what the targets are about
+HOUSEKEEPING = ("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "use_cpu")
 RESIDUE_COLUMNS = {
     "clean_posterior_max": "clean: likeliest class in %",
     "clean_posterior_entropy": "clean: entropy in nats",
@@ -45,6 +49,15 @@ def setting(results: Results) -> str:
         "VoiceBank-DEMAND. The figures of the two are not comparable, their order is.\n\n"
         f"```\n{run.command}\n```\n"
     )
+
+
+def preset() -> str:
+    """What `--preset mini` sets and the model depends on, beside the value without it."""
+    arguments = (RecipeArguments, DisentangledWhisperTrainingArguments)
+    defaults = {each.name: each.default for of_class in arguments for each in fields(of_class)} | PRESETS["paper"]
+    chosen = {name: value for name, value in PRESETS["mini"].items() if name not in HOUSEKEEPING}
+    lines = [[f"`--{name}`", f"`{value}`", f"`{defaults[name]}`"] for name, value in chosen.items()]
+    return markdown_table(["", "mini", "default"], lines)
 
 
 def tables(results: Results, name: str) -> str:
@@ -133,6 +146,7 @@ def sections(results: Results) -> dict[str, Callable[[], str]]:
     """What the card can ask for, by name."""
     return {
         "setting": lambda: setting(results),
+        "preset": preset,
         "goals": lambda: goal_table(results),
         "table1": lambda: tables(results, "table1"),
         "table2": lambda: tables(results, "table2"),

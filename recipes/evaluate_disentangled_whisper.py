@@ -7,7 +7,9 @@ Measure a DisentangledWhisper folder: WER per noise, noise accuracy, and how far
         --pairs ../shared/data/voicebank_demand_pairs
 
 Each test utterance is mixed with one of the noise classes at one SNR, both drawn by its own seed: all models meet the
-same pairs. The noise head is measured on the validation split, mixed with the classes of its training. `--pairs` are
+same pairs. The noise head is measured on the validation split, mixed with the classes of its training: once with the
+clips of the noise corpora's training split, as VoiceBank-DEMAND's validation shares the recordings of its training
+(`noise_accuracy`), and once with those of their validation split (`noise_accuracy_new_clips`). `--pairs` are
 corpora of real pairs; where the head knows all their classes (VoiceBank-DEMAND's in `--split validation`), they give a
 noise accuracy, too. A plain Whisper, an adapter and a frozen base have neither tokens nor residue: they get their
 WER only. Writes `evaluation.json` into `--output_dir`, and for each corpus `noise_map_<corpus>.png` (the paper's
@@ -56,7 +58,8 @@ FRAME_SECONDS = 0.01  # one mel frame
 TITLES = {  # the table's lines, in order: title and unit; a line of a noise class follows that of all
     "wer": ("WER, noisy", " %"),
     "wer/clean": ("WER, clean", " %"),
-    "noise_accuracy": ("noise accuracy, seen classes", " %"),
+    "noise_accuracy": ("noise accuracy, seen clips", " %"),
+    "noise_accuracy_new_clips": ("noise accuracy, new clips", " %"),
     "latent_distance": ("latents, clean to noisy, L2", ""),
     "latent_distance_relative": ("... relative to two clean frames", ""),
     "code_distance": ("codes, clean to noisy, L2", ""),
@@ -171,10 +174,10 @@ def open_noise(sources: tuple[str, ...], split: str) -> Dataset:
 
 
 def mixed_pairs(
-    args: EvaluationArguments, source: str, split: str, snrs_db: list[float], classes: list[str]
+    args: EvaluationArguments, source: str, split: str, snrs_db: list[float], classes: list[str], noise_split: str
 ) -> NoisyPairs:
     """One noisy view of each utterance, of the given classes or of all when there are none."""
-    perturber = noise_perturber(open_noise(tuple(args.noise_dataset), split), snrs_db, classes or None)
+    perturber = noise_perturber(open_noise(tuple(args.noise_dataset), noise_split), snrs_db, classes or None)
     return read_pairs(mix_pairs(open_corpus(args, source, split), perturber))
 
 
@@ -199,12 +202,16 @@ def measure(
 def measure_noise_head(
     args: EvaluationArguments, models: Models, source: str
 ) -> tuple[dict[str, float], LatentSpeech, list[str]]:
-    """Noise accuracy on a corpus's validation split; and what was encoded for it, with its labels."""
+    """Noise accuracies on a corpus's validation split; and what was encoded for new clips, with its labels."""
     classes = args.validation_noise_classes or models.tokenizer.config.noise_labels
-    pairs = mixed_pairs(args, source, "validation", args.validation_snrs_db, classes)
     parts = (models.tokenizer, models.feature_extractor)
-    speech = encode_latents(*parts, pairs.noisy, args.batch_size, "encode validation")
-    return noise_accuracy(speech.noise_probabilities, pairs.noise, noise_classes(models)), speech, pairs.noise
+    table = {}
+    for noise_split, suffix in (("train", ""), ("validation", "_new_clips")):
+        pairs = mixed_pairs(args, source, "validation", args.validation_snrs_db, classes, noise_split)
+        speech = encode_latents(*parts, pairs.noisy, args.batch_size, f"encode validation, {noise_split} noise")
+        found = noise_accuracy(speech.noise_probabilities, pairs.noise, noise_classes(models))
+        table |= {name.replace("noise_accuracy", f"noise_accuracy{suffix}"): value for name, value in found.items()}
+    return table, speech, pairs.noise
 
 
 def distances_under_noise(models: Models, waveform, views: dict) -> dict[str, torch.Tensor]:
@@ -293,7 +300,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         accuracy, head = {}, []
         if noise_classes(models):  # first: labels that the head does not know are refused before the long work
             accuracy, *head = measure_noise_head(args, models, source)
-        pairs = mixed_pairs(args, source, args.split, args.snrs_db, args.noise_classes)
+        pairs = mixed_pairs(args, source, args.split, args.snrs_db, args.noise_classes, args.split)
         metrics, encoded = measure(models, pairs, args.batch_size, num_beams)
         results[label] = metrics | accuracy
         if encoded:

@@ -103,11 +103,14 @@ def load_models(folder: str, device: str) -> Models:
 
 
 def corpus_label(source: str) -> str:
-    """A short name for tables: `an4` for a folder, `fleurs-en_us` for a Hub id, `digit_strings` for composed ones."""
+    """
+    A short name for tables and files: `an4` for a folder, `fleurs-en_us` for a Hub id with a configuration,
+    `digit_strings` for composed ones; a folder that stands for a configuration gives its last part.
+    """
     parsed = parse_source(source)
     if parsed.digit_strings:
         return "digit_strings"
-    return "-".join([Path(parsed.name).name, *filter(None, [parsed.config])])
+    return "-".join(Path(part).name for part in (parsed.name, parsed.config) if part)
 
 
 def condition_titles(noise_dataset: list[str]) -> dict[str, str]:

@@ -305,7 +305,7 @@ def draw_figures(args: argparse.Namespace) -> None:
         model=str(folders["MR"]), noise_dataset=args.noise_dataset, noise_classes=list(TEST_NOISES), device="cpu"
     )
     for source, label in zip(args.test_dataset, labels_of(args.test_dataset)):
-        pairs = mixed_pairs(evaluation, source, "test", evaluation.snrs_db, evaluation.noise_classes)
+        pairs = mixed_pairs(evaluation, source, "test", evaluation.snrs_db, evaluation.noise_classes, "test")
         draw_map(evaluation, models, pairs, args.figures / f"{METHOD}_figure3_{label}.png")
         views = [encode_latents(main.tokenizer, main.feature_extractor, view) for view in (pairs.clean, pairs.noisy)]
         _, *seen = measure_noise_head(evaluation, main, source)

@@ -4,8 +4,11 @@ Train DisentangledWhisper: a vector quantizer inside a frozen Whisper; codes are
 The paper's run (its section III; two 40 GB GPUs):
 
     accelerate launch --multi_gpu --num_processes 2 recipes/train_disentangled_whisper.py --bf16 \\
-        --base_model openai/whisper-medium --dataset JacobLinCool/VoiceBank-DEMAND-16k \\
+        --base_model openai/whisper-medium --dataset voicebank_demand:DS_10283_2791 \\
         --num_train_epochs 30 --output_dir outputs/disentangled_whisper
+
+DS_10283_2791 is VoiceBank-DEMAND as distributed, with both training sets; the smaller one is also on the Hub,
+`JacobLinCool/VoiceBank-DEMAND-16k:FOLDER`, where FOLDER has the text and log files, which the Hub's copy lacks.
 
 The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 5 minutes), on clean speech and labelled
 noise that are mixed to pairs:
@@ -68,7 +71,9 @@ class RecipeArguments:
     latent_model: str | None = field(
         default=None, metadata={"help": "DisentangledWhisper whose trained modules to go on with."}
     )
-    bottleneck: str = field(default="quantizer", metadata={"help": "quantizer, or the baseline adapter."})
+    bottleneck: str = field(
+        default="quantizer", metadata={"help": "The method, or the baseline.", "choices": ["quantizer", "adapter"]}
+    )
     downsampling: str = field(default="conv_transformer", metadata={"help": "mean, conv or conv_transformer."})
     upsampling: str = field(default="repeat", metadata={"help": "repeat or conv."})
     codebook_size: int = field(default=1024, metadata={"help": '"N_CB = 1024 showed the best results"'})
@@ -121,7 +126,7 @@ def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]
     noise clips.
 
     Raises:
-        ValueError: a streamed corpus, or clean speech without a noise corpus.
+        ValueError: a streamed corpus, clean speech without a noise corpus, or pairs with one.
     """
     speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error)
     if isinstance(speech, IterableDataset):
@@ -131,6 +136,8 @@ def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]
         step = -(-len(speech) // recipe.max_validation_rows)  # rows of all corpora
         speech = speech.select(range(0, len(speech), step))
     if "clean_audio" in speech.column_names:
+        if recipe.noise_dataset:
+            raise ValueError(f"{recipe.dataset} are pairs, noisy already: leave out --noise_dataset.")
         return speech, sorted(set(speech.select_columns("noise")["noise"]) - {"", UNKNOWN_NOISE})
     if not recipe.noise_dataset:
         raise ValueError(f"{recipe.dataset} are not pairs: they are mixed to pairs, and that needs a --noise_dataset.")
@@ -146,9 +153,12 @@ def main(arguments: list[str] | None = None):
     checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
     set_seed(args.seed)
 
-    (train, noise_labels), (validation, _) = (load_pairs(recipe, split) for split in ("train", "validation"))
+    (train, noise_labels), (validation, validated) = (load_pairs(recipe, split) for split in ("train", "validation"))
     pairs = {"train": train, "validation": validation}
     is_classified = recipe.bottleneck == "quantizer" and args.noise_weight
+    unseen = sorted(set(validated) - set(noise_labels))
+    if is_classified and unseen:
+        raise ValueError(f"the validation split has noises that training has not: {unseen}; leave their rows out.")
     feature_extractor = StableTokenFeatureExtractor.from_pretrained(recipe.base_model)
     tokenizer = AutoTokenizer.from_pretrained(recipe.base_model)
     model = DisentangledWhisperForConditionalGeneration.from_whisper(
@@ -167,6 +177,7 @@ def main(arguments: list[str] | None = None):
     )
     collator = NoisyPairCollator(tokenizer, model.config.decoder_start_token_id, model.config.noise_classes)
     if recipe.state_cache:
+        model.to(args.device)  # where the trainer will want it, and where encoding is fast
         pairs = {
             split: keep_states(recipe, model, pairs[split], split, collator, feature_extractor) for split in pairs
         }

@@ -9,7 +9,12 @@ import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
 
-from clearspeech import StableTokenConfig, StableTokenForConditionalGeneration
+from clearspeech import (
+    DisentangledWhisperConfig,
+    DisentangledWhisperForConditionalGeneration,
+    StableTokenConfig,
+    StableTokenForConditionalGeneration,
+)
 from clearspeech.processing.character_tokenizer import build_character_tokenizer
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.processing_stable_token import StableTokenProcessor
@@ -72,15 +77,30 @@ def tiny_model(tiny_config) -> StableTokenForConditionalGeneration:
     """A random recognizer in evaluation mode that writes eight letters."""
     torch.manual_seed(0)
     model = StableTokenForConditionalGeneration(tiny_config).eval()
-    model.generation_config = GenerationConfig(
-        max_length=9,
-        decoder_start_token_id=1,
-        bos_token_id=1,
-        eos_token_id=0,
-        pad_token_id=0,
-        suppress_tokens=[0, 1, 2, 3, 4],  # letters only
-    )
+    model.generation_config = eight_letters()
     return model
+
+
+@pytest.fixture
+def tiny_disentangled(tiny_config) -> DisentangledWhisperForConditionalGeneration:
+    """`tiny_model`'s Whisper with a codebook and a noise head inside, and its window."""
+    fields = dict(codebook_size=32, codebook_dim=8, noise_head_dim=16, noise_labels=["rain", "wind"])
+    torch.manual_seed(0)
+    config = DisentangledWhisperConfig(**whisper_fields(tiny_config), **fields, window_overlap=10)
+    model = DisentangledWhisperForConditionalGeneration(config).eval()
+    model.generation_config = eight_letters(num_beams=2)
+    return model
+
+
+def eight_letters(**options) -> GenerationConfig:
+    ids = dict(decoder_start_token_id=1, bos_token_id=1, eos_token_id=0, pad_token_id=0)
+    return GenerationConfig(max_length=9, suppress_tokens=[0, 1, 2, 3, 4], **ids, **options)
+
+
+def whisper_fields(config: WhisperConfig) -> dict:
+    """What a configuration says of its Whisper alone."""
+    names = WhisperConfig().to_dict().keys() - {"model_type"}
+    return {name: value for name, value in config.to_dict().items() if name in names}
 
 
 @pytest.fixture
@@ -100,11 +120,8 @@ def tiny_folder(tiny_model, tiny_processor, tmp_path):
 @pytest.fixture
 def tiny_whisper_folder(tiny_config, tiny_processor, tmp_path):
     """A random Whisper as `from_whisper` and the recipes take it, with a window of 20 seconds, and its processor."""
-    fields = {name: value for name, value in tiny_config.to_dict().items() if hasattr(WhisperConfig(), name)}
-    fields.pop("model_type")
-    config = WhisperConfig(
-        **fields | {"max_source_positions": 1000, "max_target_positions": 64, "begin_suppress_tokens": None}
-    )
+    window = dict(max_source_positions=1000, max_target_positions=64, begin_suppress_tokens=None)
+    config = WhisperConfig(**whisper_fields(tiny_config) | window)
     folder = tmp_path / "whisper"
     WhisperForConditionalGeneration(config).save_pretrained(folder)
     tiny_processor.save_pretrained(folder)

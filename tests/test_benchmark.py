@@ -20,6 +20,16 @@ def benchmark(monkeypatch):
 
 
 @pytest.fixture
+def latent_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    import benchmark_disentangled_whisper
+
+    threads = torch.get_num_threads()
+    yield benchmark_disentangled_whisper
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def counts(monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     import count_stable_token
@@ -101,3 +111,26 @@ def test_counts_are_stored(counts, tmp_path):
     counts.main(["--results", str(path)])
     rows = {row["name"]: row for row in json.loads(path.read_text())["counts"]}
     assert rows["whisper-large-v3, N=5"]["parameters"] == 320_327_745
+
+
+def test_disentangled_whispers_ratios_and_counts_are_stored(latent_benchmark, tmp_path):
+    entries = run(latent_benchmark, tmp_path)
+    strategies = [f"bottleneck_vs_encoder_{strategy}" for strategy in ("MR", "CC", "TR")]
+    assert set(entries) == {*strategies, "step_with_kept_states_vs_computed"}
+    for entry in entries.values():
+        assert entry["ratio"] > 0 and entry["setting"].startswith("test shape, N_CB=1024, 2 x 0.4 s")
+    counts = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text())["counts"]}
+    assert list(counts) == [f"whisper-medium, {name}" for name in ("MR", "MC", "CR", "CC", "TR", "TC")]
+    whisper = {row["parameters"] - row["trainable_parameters"] for row in counts.values()}
+    assert len(whisper) == 1 and 760e6 < whisper.pop() < 770e6  # whisper-medium, frozen in all of them
+
+
+def test_what_is_timed_with_kept_states_is_what_is_timed_without(latent_benchmark):
+    recipe = latent_benchmark.RecipeArguments(shape="test", seconds=0.4, batch_size=2)
+    torch.manual_seed(0)
+    model = latent_benchmark.build_model("test", "mean", "repeat").eval()
+    computed, kept = latent_benchmark.both_batches(model, recipe)
+    features, mask = latent_benchmark.StableTokenFeatureExtractor(feature_size=16).extract(
+        computed["waveforms"], computed["num_samples"]
+    )
+    torch.testing.assert_close(model.model.encoder_states(features, mask), kept["encoder_states"])

@@ -110,6 +110,17 @@ def test_corpora_join_on_their_common_columns(folder, digits):
     assert corpus[2]["audio"].dtype == np.float32
 
 
+def test_pairs_do_not_join_with_speech_that_has_no_clean_half(folder, tmp_path):
+    audio = {"bytes": encode(make_tone(0.1)), "path": "a.wav"}
+    row = {"audio": audio, "clean_audio": audio, "text": "one", "noise": "rain"}
+    write_parquet(tmp_path / "pairs" / "train.parquet", [row], "audio", "clean_audio")
+    pairs = str(tmp_path / "pairs")
+    assert "clean_audio" in load_corpora([pairs, pairs], "train").column_names
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"pairs'\] are pairs of noisy and clean speech, the rest of .* is not"):
+            load_corpora([str(folder), pairs], "train", streaming=streaming)
+
+
 @pytest.mark.parametrize("is_hub_copy", [False, True])
 def test_esc10_classes_are_reserved(tmp_path, is_hub_copy):
     folder = tmp_path / "ashraq" / "esc50"

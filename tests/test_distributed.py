@@ -51,6 +51,21 @@ def test_two_processes_give_the_loss_and_weights_of_one(method, one_batch, tmp_p
     assert_equal_runs(tmp_path, one_batch(method))
 
 
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"config_fields": {"bottleneck": "adapter", "noise_labels": []}},
+        {"noise_weight": 0.0, "activation_checkpointing": True},  # with it, no parameter may go without a gradient
+        {"clean_is_unknown": True, "fit_bottleneck_rows": 20},
+    ],
+    ids=["adapter", "noise head rests", "fitted first, clean speech in the noise head"],
+)
+def test_two_processes_train_what_there_is_of_a_disentangled_whisper(variant, one_batch, tmp_path):
+    arguments = dict(output_dir=str(tmp_path), num_rows=40, per_device_train_batch_size=4)
+    assert run_apart(2, method="disentangled_whisper", **arguments, **variant) == [0, 0]
+    assert_equal_runs(tmp_path, one_batch("disentangled_whisper", **variant))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_accumulated_micro_batches_give_the_loss_and_weights_of_one_batch(method, one_batch, tmp_path):
     """What is no sum over micro-batches is left out: batch entropy, averages that move once per micro-batch."""

@@ -20,7 +20,7 @@ from transformers import (
     pipeline,
 )
 
-from clearspeech import StableTokenConfig, hub
+from clearspeech import hub
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +44,12 @@ print(json.dumps({
     "modules": sorted({type(part).__module__.split(".")[0] for part in (tokenizer, extractor, processor, transcribe)}),
 }))
 """
+
+
+@pytest.fixture(params=["stable_token", "disentangled_whisper"])
+def tiny_model(request, tiny_model, tiny_disentangled):
+    """Each method's in turn."""
+    return {"stable_token": tiny_model, "disentangled_whisper": tiny_disentangled}[request.param]
 
 
 @pytest.fixture
@@ -82,10 +88,10 @@ def check_stranger(seen: dict, tiny_model, tiny_processor, recording, here: str)
     assert seen["text"] == here
     assert seen["modules"] == ["transformers_modules"]
     assert seen["classes"] == [
-        "StableTokenModel",
+        type(tiny_model.model).__name__,
         "StableTokenFeatureExtractor",
         "StableTokenProcessor",
-        "StableTokenForConditionalGeneration",
+        type(tiny_model).__name__,
         "SpeechRecognitionPipeline",
     ]
 
@@ -113,10 +119,10 @@ def test_a_published_repo_in_the_hub_cache_transcribes_without_the_suite(
     check_stranger(seen, tiny_model, tiny_processor, recording, here)
 
 
-def test_where_the_suite_is_imported_its_classes_win(published):
+def test_where_the_suite_is_imported_its_classes_win(published, tiny_model):
     model = AutoModelForAudioTokenization.from_pretrained(published, trust_remote_code=True)
-    assert type(model).__module__ == "clearspeech.modeling.modeling_stable_token"
-    assert type(AutoConfig.from_pretrained(published)) is StableTokenConfig
+    assert type(model) is type(tiny_model.model)
+    assert type(AutoConfig.from_pretrained(published)) is type(tiny_model.config)
 
 
 @pytest.mark.parametrize("trust", [True, None])
@@ -125,14 +131,14 @@ def test_the_pipeline_of_a_published_folder_runs_beside_the_suite(published, rec
     assert transcribe(str(recording))["text"]
 
 
-def test_the_folder_is_flat_and_imports_nothing_of_the_suite(published):
-    files = {path.name for path in published.iterdir()}
-    assert {"configuration_stable_token.py", "modeling_stable_token.py", "quantization.py", "README.md"} <= files
+def test_the_folder_is_flat_and_imports_nothing_of_the_suite(published, tiny_model):
+    files, method = {path.name for path in published.iterdir()}, tiny_model.config.model_type
+    assert {f"configuration_{method}.py", f"modeling_{method}.py", "quantization.py", "README.md"} <= files
     assert not [path for path in published.iterdir() if path.is_dir()]
     for path in published.glob("*.py"):
         assert "from .." not in path.read_text()
     auto_map = json.loads((published / "config.json").read_text())["auto_map"]
-    assert auto_map["AutoModelForSpeechSeq2Seq"] == "modeling_stable_token.StableTokenForConditionalGeneration"
+    assert auto_map["AutoModelForSpeechSeq2Seq"] == f"modeling_{method}.{type(tiny_model).__name__}"
     assert {reference.split(".")[0] + ".py" for reference in auto_map.values()} <= files
 
 

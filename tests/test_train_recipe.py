@@ -1,31 +1,84 @@
-"""The training recipe on a stream, on long and bad files, and on noise without classes."""
+"""The training recipes on a stream, on long and bad files, on noise with and without classes, and on pairs."""
 
+import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_corpora import column, encode, make_tone, write_folder, write_parquet
+from datasets import Dataset
+from tiny_corpora import column, encode, make_tone, use_own_cache, write_folder, write_parquet
 
-from clearspeech import StableTokenModel
+from clearspeech import DisentangledWhisperForConditionalGeneration, StableTokenModel
 from clearspeech.processing.audio_reading import UnreadableAudioError
 
 LETTERS = "abcdefghijkl"
+NOISES = ("babble", "rain", "wind")
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Nothing is left in the user's cache of data sets; the end of a stream does not wait five seconds."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
+    use_own_cache(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def recipe(monkeypatch):
-    """The recipe as a module."""
+    """StableToken's recipe as a module."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
     import train_stable_token
 
     return train_stable_token
+
+
+@pytest.fixture
+def pair_recipe(monkeypatch):
+    """DisentangledWhisper's recipe as a module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
+    import train_disentangled_whisper
+
+    return train_disentangled_whisper
+
+
+@pytest.fixture
+def speech_folder(tmp_path):
+    """Six utterances of 0.2 to 0.7 s for training, two for validation."""
+    for split, numbers in (("train", range(6)), ("validation", range(2))):
+        files = {f"{number}.wav": encode(make_tone(0.2 + 0.1 * number)) for number in numbers}
+        rows = [f"{number}.wav,{LETTERS[number]}" for number in numbers]
+        write_folder(tmp_path / "speech" / split, files, "file_name,text", *rows)
+    return str(tmp_path / "speech")
+
+
+@pytest.fixture
+def pair_folder(tmp_path):
+    """Four pairs for training and two for validation, with noise of two classes and of none."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4800).astype("f4")
+    for split, names in (("train", ("rain", "wind", "rain", "")), ("validation", ("wind", "rain"))):
+        rows = []
+        for number, name in enumerate(names):
+            clean = make_tone(0.3, 300 + 100 * number)
+            halves = {"audio": clean + noise, "clean_audio": clean}
+            audio = {column: {"bytes": encode(half), "path": "a.wav"} for column, half in halves.items()}
+            rows.append(audio | {"text": LETTERS[number], "noise": name})
+        write_parquet(tmp_path / "pairs" / f"{split}.parquet", rows, "audio", "clean_audio")
+    return str(tmp_path / "pairs")
+
+
+@pytest.fixture
+def noise_folder(tmp_path):
+    """A clip of each of three classes for training and validation."""
+    for split in ("train", "validation"):
+        files = {f"{name}.wav": encode(make_tone(1, 200 + 200 * number)) for number, name in enumerate(NOISES)}
+        write_folder(tmp_path / "noise" / split, files, "file_name,noise", *[f"{name}.wav,{name}" for name in NOISES])
+    return str(tmp_path / "noise")
+
+
+@pytest.fixture
+def mini(tiny_whisper_folder, tmp_path):
+    """Flags of a training of seconds, on the mini preset with a smaller base."""
+    flags = ["--preset", "mini", "--base_model", str(tiny_whisper_folder), "--codebook_size", "8", "--use_cpu"]
+    flags += ["--fit_bottleneck_rows", "0", "--per_device_train_batch_size", "4", "--report_to", "none"]
+    return [*flags, "--output_dir", str(tmp_path / "trained")]
 
 
 @pytest.fixture
@@ -97,3 +150,76 @@ def test_the_recipe_trains_on_streams_and_by_length(recipe, streamed, folder, ti
     output_dir = tmp_path / "trained"
     recipe.main([*base, *train, *more, "--output_dir", str(output_dir)])
     assert StableTokenModel.from_pretrained(output_dir).config.num_bits == 4
+
+
+# --- recipes/train_disentangled_whisper.py ---
+
+
+def trained(tmp_path) -> DisentangledWhisperForConditionalGeneration:
+    return DisentangledWhisperForConditionalGeneration.from_pretrained(tmp_path / "trained")
+
+
+def test_clean_speech_and_labelled_noise_become_pairs_whose_kept_states_a_resumed_training_reads(
+    pair_recipe, speech_folder, noise_folder, mini, tmp_path, monkeypatch
+):
+    corpora = ["--dataset", speech_folder, "--noise_dataset", noise_folder, "--noise_classes", "wind", "babble"]
+    flags = [*mini, *corpora, "--copies", "2", "--save_steps", "1", "--state_cache", str(tmp_path / "states")]
+    pair_recipe.main([*flags, "--max_steps", "2"])
+    assert trained(tmp_path).config.noise_labels == ["babble", "wind"]
+    assert json.loads((tmp_path / "states" / "train" / "description.json").read_text())["rows"] == 12
+    with pytest.raises(FileExistsError, match="already holds .*checkpoint-2: pass --resume"):
+        pair_recipe.main([*flags, "--max_steps", "3"])
+    monkeypatch.setattr("clearspeech.trainers.encoder_states.encode_rows", None)
+    pair_recipe.main([*flags, "--max_steps", "3", "--resume"])
+    state = json.loads((tmp_path / "trained" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3
+    with pytest.raises(ValueError, match="holds the states of .*remove it, or give another"):
+        pair_recipe.main([*flags, "--copies", "1", "--max_steps", "3", "--resume"])
+
+
+def test_pairs_are_taken_as_they_are_with_their_classes(pair_recipe, pair_folder, mini, tmp_path):
+    pair_recipe.main([*mini, "--dataset", pair_folder, "--max_steps", "1"])
+    assert trained(tmp_path).config.noise_labels == ["rain", "wind"]
+
+
+def test_a_baseline_without_noise_head_trains_on_pairs(pair_recipe, pair_folder, mini, tmp_path):
+    pair_recipe.main([*mini, "--dataset", pair_folder, "--max_steps", "1", "--bottleneck", "adapter"])
+    config = trained(tmp_path).config
+    assert (config.bottleneck, config.noise_labels) == ("adapter", [])
+
+
+def test_a_validation_noise_that_training_has_not_is_refused_before_training(pair_recipe, pair_folder, mini, tmp_path):
+    validation = tmp_path / "pairs" / "validation.parquet"
+    rows = [row | {"noise": "thunder"} for row in Dataset.from_parquet(str(validation), keep_in_memory=True)]
+    write_parquet(validation, rows, "audio", "clean_audio")
+    with pytest.raises(ValueError, match=r"noises that training has not: \['thunder'\]"):
+        pair_recipe.main([*mini, "--dataset", pair_folder, "--max_steps", "1"])
+
+
+def test_trained_modules_move_to_the_same_base_and_go_on(pair_recipe, pair_folder, mini, tmp_path):
+    flags = [*mini, "--dataset", pair_folder, "--max_steps", "1"]
+    pair_recipe.main(flags)
+    onwards = ["--latent_model", str(tmp_path / "trained"), "--output_dir", str(tmp_path / "onwards")]
+    pair_recipe.main([*flags, *onwards])
+    assert DisentangledWhisperForConditionalGeneration.from_pretrained(tmp_path / "onwards").config.codebook_size == 8
+
+
+def test_long_utterances_are_left_out_and_validation_takes_rows_from_all_over(pair_recipe, speech_folder):
+    flags = ["--dataset", speech_folder, "--noise_dataset", "embedded", "--output_dir", "unused"]
+    recipe = pair_recipe.parse_arguments([*flags, "--max_seconds", "0.55", "--max_validation_rows", "1"])[0]
+    assert column(pair_recipe.load_pairs(recipe, "train")[0], "text") == ["a", "b", "c", "d"]
+    assert column(pair_recipe.load_pairs(recipe, "validation")[0], "text") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "flags", "message"),
+    [
+        ("speech_folder", [], "are not pairs.*needs a --noise_dataset"),
+        ("pair_folder", ["--noise_dataset", "embedded"], "are pairs, noisy already: leave out --noise_dataset"),
+        ("streamed", ["--noise_dataset", "embedded"], "is streamed; pairs need corpora with a length"),
+    ],
+)
+def test_corpora_that_give_no_pairs_are_refused(pair_recipe, request, corpus, flags, message):
+    arguments = ["--dataset", request.getfixturevalue(corpus), *flags, "--output_dir", "unused"]
+    with pytest.raises(ValueError, match=message):
+        pair_recipe.load_pairs(pair_recipe.parse_arguments(arguments)[0], "train")

@@ -229,6 +229,13 @@ def test_a_noise_weight_that_follows_an_empty_validation_split_is_refused(tmp_pa
         build_trainer(METHOD, tmp_path, eval_rows=eval_rows, **FOLLOWING)
 
 
+@pytest.mark.parametrize("eval_rows", [None, pair_corpus(1).select([])])
+def test_validation_without_rows_is_an_error(tmp_path, eval_rows):
+    trainer = build_trainer(METHOD, tmp_path, eval_rows=eval_rows)
+    with pytest.raises(ValueError, match="need a validation row each"):
+        trainer.evaluate()
+
+
 def test_validation_without_any_seen_noise_is_an_error(tmp_path):
     trainer = build_trainer(METHOD, tmp_path)
     trainer.eval_dataset = pair_corpus(2).remove_columns("noise").add_column("noise", ["", ""]).with_format("numpy")
@@ -241,6 +248,27 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert (args.learning_rate, args.warmup_steps, args.lr_scheduler_type) == (1e-3, 500, "cosine")
     assert (args.adam_beta1, args.adam_beta2, args.per_device_train_batch_size) == (0.9, 0.95, 32)
     assert (args.asr_weight, args.commitment_weight, args.semantic_weight) == (1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("downsampling", ["mean", "conv_transformer"])
+def test_bfloat16_trains_to_nearly_the_same_loss_with_a_codebook_in_float32(tmp_path, downsampling):
+    arguments = dict(clean_is_unknown=True, config_fields=dict(downsampling=downsampling, noise_head_layers=1))
+    first_losses = []
+    for bf16 in (False, True):
+        trainer = build_trainer(METHOD, tmp_path, bf16=bf16, max_steps=2, **arguments)
+        trainer.train()
+        first_losses.append(trainer.state.log_history[0]["loss"])
+        assert trainer.model.model.quantizer.codebook.dtype == torch.float32
+    assert first_losses[1] == pytest.approx(first_losses[0], rel=0.02)
+
+
+def test_activation_checkpointing_changes_no_weight(tmp_path):
+    weights = []
+    for checkpointing in (False, True):
+        trainer = build_trainer(METHOD, tmp_path, activation_checkpointing=checkpointing, max_steps=2, dropout=0.1)
+        trainer.train()
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+    assert relative_difference(weights[1], weights[0]) < 1e-5
 
 
 @pytest.fixture

@@ -124,12 +124,17 @@ def plot_token_strips(
     save_figure(figure, path)
 
 
+def pale_colours(codes: list[int]) -> dict[int, list[float]]:
+    """A colour (red, green, blue) for each token, of different hues for tokens that follow one another."""
+    wheel = matplotlib.colormaps["hsv"]
+    hues = {code: wheel(index * 0.381966 % 1.0)[:3] for index, code in enumerate(dict.fromkeys(codes))}
+    return {code: [0.45 + 0.55 * part for part in hue] for code, hue in hues.items()}
+
+
 def _draw_strips(axes: Axes, strips: dict[str, list[int]], seconds: float):
     """Rows of cells from top to bottom; beside each noisy row its share of changed tokens."""
     clean = next(iter(strips.values()))
-    wheel = matplotlib.colormaps["hsv"]
-    hues = {code: wheel(index * 0.381966 % 1.0)[:3] for index, code in enumerate(dict.fromkeys(clean))}
-    pale = {code: [0.45 + 0.55 * part for part in hue] for code, hue in hues.items()}
+    pale = pale_colours(clean)
     labels = []
     for line, (name, row) in enumerate(strips.items()):
         num_changed = sum(code != original for code, original in zip(row, clean))

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
-from ..processing.noisy_pairs import is_swapped
+from ..processing.noisy_pairs import check_pair
 from .evaluation import feature_batches, transcribe
 from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate
 
@@ -43,21 +43,16 @@ def read_pairs(dataset: Dataset) -> NoisyPairs:
             f"Expected pairs with a column clean_audio, got {dataset.column_names}. Mix clean speech with noise "
             "(mix_pairs), or give a corpus of pairs."
         )
-    rows = dataset[:]
-    pairs = NoisyPairs(
-        noisy=[np.asarray(waveform, dtype=np.float32) for waveform in rows["audio"]],
-        clean=[np.asarray(waveform, dtype=np.float32) for waveform in rows["clean_audio"]],
-        texts=[str(text) for text in rows["text"]],  # numpy's strings print as np.str_('...')
-        noise=[str(name or "") for name in rows.get("noise", [""] * len(dataset))],
+    columns = dataset[:]
+    columns["text"] = [str(text) for text in columns["text"]]  # numpy's strings print as np.str_('...')
+    for values in zip(*columns.values(), strict=True):
+        check_pair(dict(zip(columns, values)))
+    return NoisyPairs(
+        noisy=[np.asarray(waveform, dtype=np.float32) for waveform in columns["audio"]],
+        clean=[np.asarray(waveform, dtype=np.float32) for waveform in columns["clean_audio"]],
+        texts=columns["text"],
+        noise=[str(name or "") for name in columns.get("noise", [""] * len(dataset))],
     )
-    for noisy, clean, text in zip(pairs.noisy, pairs.clean, pairs.texts):
-        if len(noisy) != len(clean):
-            raise ValueError(
-                f"The pair {text!r} has {len(noisy)} noisy and {len(clean)} clean samples: align and cut them first."
-            )
-        if is_swapped(noisy, clean):
-            raise ValueError(f"The pair {text!r} seems to be swapped: its clean_audio has the more noise in pauses.")
-    return pairs
 
 
 @dataclass

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from ..processing.audio_reading import SAMPLING_RATE
-from .figures import COLOURS, save_figure
+from .figures import COLOURS, pale_colours, save_figure
 
 WIDTH = 9.0  # inches; shown at the width of a card, letters of 8 points can still be read
 MAX_NUMBERED_TOKENS = 70  # more ids in a strip of that width could not
@@ -167,9 +167,8 @@ def _draw_waveform(axes: Axes, waveform: np.ndarray | Tensor):
 
 def _draw_ids(axes: Axes, codes: list[int], seconds: float):
     """A cell per token whose colour follows its id, with the id in it where it can be read."""
-    wheel = matplotlib.colormaps["hsv"]
-    hues = {code: wheel(index * 0.381966 % 1.0)[:3] for index, code in enumerate(dict.fromkeys(codes))}
-    cells = np.array([[[0.45 + 0.55 * part for part in hues[code]] for code in codes]])
+    colours = pale_colours(codes)
+    cells = np.array([[colours[code] for code in codes]])
     axes.imshow(cells, aspect="auto", interpolation="nearest", extent=(0.0, len(codes) * seconds, 0.0, 1.0))
     axes.vlines(np.arange(1, len(codes)) * seconds, 0.0, 1.0, color="white", linewidth=0.4)
     if len(codes) <= MAX_NUMBERED_TOKENS:

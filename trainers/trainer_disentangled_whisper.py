@@ -278,8 +278,13 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         """
         The loss and its terms over the validation rows, and `noise_accuracy`, the share in percent of rows with a seen
         noise whose class the head finds. Every row counts once, in any number of processes.
+
+        Raises:
+            ValueError: fewer rows than processes, or no row with a seen noise although W_NC is trained.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None or len(dataset) < self.args.world_size:
+            raise ValueError(f"{self.args.world_size} process(es) need a validation row each; got {dataset}.")
         rows = range(self.args.process_index, len(dataset), self.args.world_size)
         loader = DataLoader(Subset(dataset, rows), self.args.eval_batch_size, collate_fn=self.data_collator)
         totals: dict[str, Tensor] = {}
