@@ -25,13 +25,9 @@ from pathlib import Path
 import torch
 from datasets import Dataset, concatenate_datasets
 from evaluate_stable_token import Models, corpus_label
-from evaluate_stable_token import load_models as load_whisper
+from evaluate_stable_token import load_models as load_any
 from transformers import (
     AutoConfig,
-    AutoFeatureExtractor,
-    AutoModelForAudioTokenization,
-    AutoModelForSpeechSeq2Seq,
-    AutoTokenizer,
     HfArgumentParser,
 )
 
@@ -114,21 +110,10 @@ def load_models(folder: str, device: str) -> Models:
     Raises:
         ValueError: the folder holds another model, or a tokenizer without a quantizer.
     """
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type == "whisper":
-        return load_whisper(folder, device)
-    if config.model_type != "disentangled_whisper":
-        raise ValueError(f"{folder} holds a {config.model_type!r} model; give a DisentangledWhisper or a Whisper.")
-    recognizer = text_tokenizer = None
-    if "DisentangledWhisperModel" in (config.architectures or []):
-        if config.bottleneck != "quantizer":
-            raise ValueError(f"{folder} holds half a model, with bottleneck={config.bottleneck!r}: it has no tokens.")
-        tokenizer = AutoModelForAudioTokenization.from_pretrained(folder).eval().to(device)
-    else:
-        recognizer = AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval().to(device)
-        tokenizer = recognizer.model if config.bottleneck == "quantizer" else None
-        text_tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Models(tokenizer, recognizer, AutoFeatureExtractor.from_pretrained(folder), text_tokenizer)
+    model_type = AutoConfig.from_pretrained(folder).model_type
+    if model_type not in ("whisper", "disentangled_whisper"):
+        raise ValueError(f"{folder} holds a {model_type!r} model; give a DisentangledWhisper or a Whisper.")
+    return load_any(folder, device)
 
 
 def load_shown(args: EvaluationArguments, models: Models) -> dict[str, Models]:

@@ -1,13 +1,13 @@
 """
-Measure a StableToken folder: WER on clean and noisy speech, and UED under each condition of the paper's Table 13.
+Measure a tokenizer folder: WER on clean and noisy speech, and UED under each condition of StableToken's Table 13.
 
     python recipes/evaluate_stable_token.py --model runs/stable_token --noise_dataset ../shared/data/esc50_noise \\
         --dataset digit_strings:../shared/data/spoken_digits ../shared/data/an4
 
-Takes any tokenizer folder: with a recognizer head it also transcribes, without one the WER is left out. A Whisper
-folder (the base of a mini model) has no tokens and gets its WER only. Writes `evaluation.json`, and for each corpus a
-picture of the UED and one of an utterance's tokens, into `--output_dir`. Two CPU cores: about a minute for ten minutes
-of speech.
+Takes any tokenizer of the suite: with a recognizer head it also transcribes, without one the WER is left out. A
+Whisper folder (the base of a mini model) has no tokens and gets its WER only. Writes `evaluation.json`, and for each
+corpus a picture of the UED and one of an utterance's tokens, into `--output_dir`. Two CPU cores: about a minute for
+ten minutes of speech.
 """
 
 import json
@@ -47,6 +47,10 @@ EMBEDDED_CONDITIONS = {  # what `--noise_dataset embedded` is: made, not recorde
     "real_ood": "held-out stand-in noise, 16 dB",
 }
 FRAME_SECONDS = 0.01  # one mel frame
+HAVE_TOKENS = {  # by model type: whether a model of this configuration has tokens
+    "stable_token": lambda config: True,
+    "disentangled_whisper": lambda config: config.bottleneck == "quantizer",
+}
 
 
 @dataclass
@@ -83,20 +87,25 @@ class Models:
 
 def load_models(folder: str, device: str) -> Models:
     """
+    A tokenizer of the suite, with its recognizer where the folder holds that, or a Whisper.
+
     Raises:
-        ValueError: the folder holds neither a StableToken nor a Whisper.
+        ValueError: the folder holds neither, or half a model without tokens.
     """
     config = AutoConfig.from_pretrained(folder)
     tokenizer = recognizer = text_tokenizer = None
     if config.model_type == "whisper":
         recognizer = WhisperForJointCTC.from_pretrained(folder).eval().to(device)
-    elif config.model_type != "stable_token":
-        raise ValueError(f"{folder} holds a {config.model_type!r} model; give a StableToken or a Whisper.")
-    elif "StableTokenModel" in (config.architectures or []):
+    elif config.model_type not in HAVE_TOKENS:
+        known = ", ".join(["whisper", *HAVE_TOKENS])
+        raise ValueError(f"{folder} holds a {config.model_type!r} model; give one of {known}.")
+    elif not any(name.endswith("ForConditionalGeneration") for name in config.architectures or []):
+        if not HAVE_TOKENS[config.model_type](config):
+            raise ValueError(f"{folder} holds half a model, with bottleneck={config.bottleneck!r}: it has no tokens.")
         tokenizer = AutoModelForAudioTokenization.from_pretrained(folder).eval().to(device)
     else:
         recognizer = AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval().to(device)
-        tokenizer = recognizer.model
+        tokenizer = recognizer.model if HAVE_TOKENS[config.model_type](config) else None
     if recognizer is not None:
         text_tokenizer = AutoTokenizer.from_pretrained(folder)
     return Models(tokenizer, recognizer, AutoFeatureExtractor.from_pretrained(folder), text_tokenizer)

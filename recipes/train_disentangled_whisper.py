@@ -83,6 +83,7 @@ class RecipeArguments:
     dead_code_threshold: float = field(
         default=0.0, metadata={"help": "Restart codes that are used less; 0 for never."}
     )
+    refinement_layers: int = field(default=1, metadata={"help": "Transformer layers after the up-sampling."})
     noise_head_layers: int = field(default=0, metadata={"help": "Transformer layers in the noise head."})
     noise_dataset: list[str] = field(
         default_factory=list, metadata={"help": "Corpora of noise with classes, to be mixed with clean speech."}
@@ -173,6 +174,7 @@ def main(arguments: list[str] | None = None):
         normalize_latents=recipe.normalize_latents,
         dead_code_threshold=recipe.dead_code_threshold,
         noise_labels=noise_labels if is_classified else [],
+        refinement_layers=recipe.refinement_layers,
         noise_head_layers=recipe.noise_head_layers,
     )
     collator = NoisyPairCollator(tokenizer, model.config.decoder_start_token_id, model.config.noise_classes)

@@ -194,6 +194,18 @@ def test_the_recipe_gives_a_whisper_its_wer(recipes, tiny_whisper_folder, corpus
     assert set(evaluate_stable_token.main(arguments)["corpus"]) == {"wer"}
 
 
+def test_the_recipe_measures_tokenizers_without_voters(recipes, tiny_disentangled, tiny_processor, tmp_path):
+    from evaluate_stable_token import main
+
+    tiny_disentangled.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    arguments = ["--dataset", "embedded", "--max_utterances", "2", "--device", "cpu"]
+    main(["--model", str(tmp_path / "model"), "--output_dir", str(tmp_path), *arguments])
+    metrics = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]["embedded"]
+    assert {"wer", "ued/gaussian", "ued_mean", "codebook_usage"} <= metrics.keys()
+    assert "unanimous_bits" not in metrics
+
+
 def test_the_recipe_refuses_other_models(recipes, tmp_path):
     import evaluate_stable_token
     from transformers import BertConfig

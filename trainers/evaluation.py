@@ -138,7 +138,7 @@ def noise_table(
 ) -> dict[str, float]:
     """
     Table 4's columns for one corpus, in percent: `ued/<condition>`, `ued_mean`, and with a recognizer `wer` (clean)
-    and `wer/<condition>`; beside them the codebook's usage on clean speech and the share of unanimous bits.
+    and `wer/<condition>`; beside them the codebook's usage on clean speech and, of voters, the unanimous bits.
 
     waveforms: `(samples,)` at 16 kHz; noise: see `perturbed_views`; texts: references of the same length.
     """
@@ -149,9 +149,11 @@ def noise_table(
 
     clean = tokenize(tokenizer_model, feature_extractor, waveforms, batch_size)
     clean_codes = [codes.tolist() for codes in clean.codes]
-    votes = vote_statistics(torch.cat(clean.votes))
     usage = CodebookUsage().compute(predictions=clean_codes, codebook_size=tokenizer_model.config.codebook_size)
-    table = usage | {name: votes[name] for name in ("vote_margin", "unanimous_bits")}
+    table = dict(usage)
+    if clean.votes:
+        votes = vote_statistics(torch.cat(clean.votes))
+        table |= {name: votes[name] for name in ("vote_margin", "unanimous_bits")}
     if recognizer is not None and "clean" in wer_conditions:
         table["wer"] = word_error_rate(waveforms)
     distances = []
