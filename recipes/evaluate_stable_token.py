@@ -1,7 +1,7 @@
 """
 Measure a tokenizer folder: WER on clean and noisy speech, and UED under each condition of StableToken's Table 13.
 
-    python recipes/evaluate_stable_token.py --model runs/stable_token --noise_dataset ../shared/data/esc50_noise \\
+    python recipes/evaluate_stable_token.py --model outputs/mini --noise_dataset ../shared/data/esc50_noise \\
         --dataset digit_strings:../shared/data/spoken_digits ../shared/data/an4
 
 Takes any tokenizer of the suite: with a recognizer head it also transcribes, without one the WER is left out. A

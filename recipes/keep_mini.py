@@ -1,7 +1,7 @@
 """
 Keep a trained mini model in the repository: float16 weights, configuration, processor, card; no source code.
 
-    python recipes/keep_mini.py --model runs/mini_whisper --folder hub_cards/mini/whisper --card CARD.md
+    python recipes/keep_mini.py --model outputs/mini_whisper --folder hub_cards/mini/whisper --card CARD.md
 
 Seconds on any machine. The folder's config asks for float32, so that a user meets the precision it was measured in.
 """

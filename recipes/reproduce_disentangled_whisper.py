@@ -45,7 +45,7 @@ from clearspeech.trainers.noise_evaluation import encode_latents, relative_error
 from clearspeech.trainers.results import Results, Run, read_results
 
 METHOD = "disentangled_whisper"
-MAX_STEPS = 1500  # twice the preset's
+MAX_STEPS = 2500
 NUM_COPIES = 3  # mixtures of each clean utterance
 NUM_BEAMS = 10  # "a beam-size of 10"
 # Ten noises to learn, as many as VoiceBank-DEMAND has. Of ESC-50 without its ESC-10 classes those that sound through

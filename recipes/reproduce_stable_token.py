@@ -7,7 +7,7 @@ Train and measure every row of the paper's Tables 4 and 5 from one base, on real
 Rows differ from one another in the flags of `ROWS` only; all start from `hub_cards/mini/whisper` and meet the same
 noise. Flags that this page does not know go to `recipes/train_stable_token.py`. A row whose entries are in the results
 file with the same command and base is skipped; an interrupted one goes on from its last checkpoint, whatever stopped
-it. Hardware: one CPU core per job; 11 trainings of some 12 minutes. Writes `hub_cards/results/stable_token.json` and
+it. Hardware: one CPU core per job; 11 trainings of some 15 minutes. Writes `hub_cards/results/stable_token.json` and
 the figures; `recipes/write_card.py` then writes the card.
 """
 

@@ -10,7 +10,7 @@ The paper's run (its section III; two 40 GB GPUs):
 DS_10283_2791 is VoiceBank-DEMAND as distributed, with both training sets; the smaller one is also on the Hub,
 `JacobLinCool/VoiceBank-DEMAND-16k:FOLDER`, where FOLDER has the text and log files, which the Hub's copy lacks.
 
-The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 5 minutes), on clean speech and labelled
+The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 15 minutes), on clean speech and labelled
 noise that are mixed to pairs:
 
     accelerate launch --cpu recipes/train_disentangled_whisper.py --preset mini --dataset embedded \\
@@ -46,7 +46,9 @@ PRESETS = {
         max_validation_rows=320,
         downsampling="mean",
         upsampling="repeat",
-        max_steps=800,
+        max_steps=2500,
+        codebook_decay=0.99,
+        noise_weight=0.03,
         warmup_steps=0.1,
         per_device_train_batch_size=16,
         per_device_eval_batch_size=16,
@@ -54,9 +56,9 @@ PRESETS = {
         clean_is_unknown=True,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
-        eval_steps=100,
+        eval_steps=500,
         logging_steps=25,
-        save_steps=200,
+        save_steps=500,
         save_total_limit=1,
         use_cpu=True,
     ),

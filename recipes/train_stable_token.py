@@ -7,7 +7,7 @@ The paper's run (its Tables 7 to 9; eight 80 GB GPUs or more, weeks for its 150 
         --base_model openai/whisper-large-v3 --dataset openslr/librispeech_asr:all \\
         --noise_dataset ashraq/esc50 --bf16 --max_steps 100000 --output_dir outputs/stable_token
 
-The same on two CPU cores, from the base in `hub_cards/mini/whisper` (400 steps: about 5 minutes):
+The same on two CPU cores, from the base in `hub_cards/mini/whisper` (800 steps: about 7 minutes):
 
     accelerate launch --cpu recipes/train_stable_token.py --preset mini --dataset embedded --output_dir outputs/mini
 """

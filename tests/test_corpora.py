@@ -1,6 +1,7 @@
 """Questions to the loading of corpora and noise: sources, columns, decoding early and late, joins, what is refused."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,11 @@ def test_the_embedded_corpus_is_speaker_disjoint_and_of_a_closed_vocabulary():
     assert words["validation"] | words["test"] <= words["train"]
     assert 40 <= len(words["train"]) <= 60
     assert all(re.fullmatch("[a-z' ]+", text) for corpus in splits.values() for text in column(corpus, "text"))
+
+
+def test_the_embedded_corpus_is_small():
+    folder = Path(__file__).parents[1] / "processing" / "embedded"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 6_000_000
 
 
 def test_the_embedded_corpus_is_short_clean_speech():

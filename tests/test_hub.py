@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from clearspeech import hub
+from clearspeech.processing.corpora import load_corpus
 
 ROOT = Path(__file__).parents[1]
 
@@ -192,6 +193,15 @@ def test_the_mini_models_in_the_repository_are_clean():
     for folder in folders:
         assert json.loads((folder / "config.json").read_text())["use_cache"] is True
         assert not set(hub.LOADING_FIELDS) & json.loads((folder / "tokenizer_config.json").read_text()).keys()
+
+
+def test_the_kept_stable_token_transcribes_digits():
+    speech = load_corpus("embedded", "test")
+    row = next(row for row in speech if row["text"] == "nine seven four five")
+    transcribe = pipeline(
+        "automatic-speech-recognition", model=str(ROOT / "hub_cards" / "mini" / "stable_token"), device="cpu"
+    )
+    assert transcribe(row["audio"])["text"] == row["text"]
 
 
 def test_a_folder_with_a_model_is_not_overwritten(published, tiny_model, tiny_processor):

@@ -109,6 +109,14 @@ def parse(recipe, *arguments):
     return recipe.parse_arguments(["--output_dir", "unused", *arguments])
 
 
+def test_the_defaults_are_the_papers_and_the_command_line_overrules_a_preset(recipe):
+    paper, args = parse(recipe, "--dataset", "embedded")
+    assert (paper.base_model, paper.num_voters, paper.num_bits) == ("openai/whisper-large-v3", 5, 13)
+    assert paper.noise_aware and (args.learning_rate, args.warmup_steps) == (1.5e-5, 1000)
+    mini, args = parse(recipe, "--dataset", "embedded", "--preset", "mini", "--max_steps", "3")
+    assert (mini.num_bits, mini.num_voters, args.max_steps, args.learning_rate) == (8, 5, 3, 5e-4)
+
+
 def test_a_stream_is_shuffled_by_the_seed_and_anew_each_epoch(recipe, streamed):
     arguments = parse(recipe, "--dataset", streamed, "--shuffle_buffer", "12", "--max_seconds", "1")[0]
 
