@@ -72,8 +72,9 @@ class ConvTransformerBlock(nn.Module):
         self.stride = stride
         self.norm = nn.LayerNorm(dim)
         self.convs = nn.ModuleList(MaskedConv1d(dim, dim, stride, groups=dim) for _ in range(3))
-        self.conv_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.projections = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        has_bias = (True, False, True)  # what is added to all keys changes no attention: it would drift by rounding
+        self.conv_norms = nn.ModuleList(nn.LayerNorm(dim, bias=each) for each in has_bias)
+        self.projections = nn.ModuleList(nn.Linear(dim, dim, bias=each) for each in has_bias)
         self.project_out = nn.Linear(dim, dim)
         self.mlp = MlpBlock(dim)
 
@@ -139,10 +140,12 @@ class LatentEncoder(nn.Module):
         Start from the data: the latents are principal components of down-sampled frames `(frames, d_model)`.
 
         Raises:
-            ValueError: no more frames than they have dimensions.
+            ValueError: no more frames than they have dimensions, or more latent dimensions than that.
         """
         if len(frames) <= frames.shape[1]:
             raise ValueError(f"fitting needs more frames than dimensions; got frames of shape {tuple(frames.shape)}.")
+        if self.project.out_features > frames.shape[1]:
+            raise ValueError(f"{self.project.out_features} latent dimensions cannot be fitted to {frames.shape[1]}.")
         frames = frames.double()
         mean = frames.mean(dim=0)
         _, vectors = torch.linalg.eigh((frames - mean).T @ (frames - mean))

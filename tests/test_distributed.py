@@ -66,6 +66,14 @@ def test_two_processes_train_what_there_is_of_a_disentangled_whisper(variant, on
     assert_equal_runs(tmp_path, one_batch("disentangled_whisper", **variant))
 
 
+def test_two_processes_agree_on_a_conv_transformer_bottleneck(one_batch, tmp_path):
+    """Nothing in it has a gradient of mere rounding noise, which Adam would blow up."""
+    fields = dict(config_fields=dict(downsampling="conv_transformer", upsampling="conv"))
+    arguments = dict(method="disentangled_whisper", num_rows=40, per_device_train_batch_size=4, **fields)
+    assert run_apart(2, output_dir=str(tmp_path), **arguments) == [0, 0]
+    assert_equal_runs(tmp_path, one_batch("disentangled_whisper", **fields))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_accumulated_micro_batches_give_the_loss_and_weights_of_one_batch(method, one_batch, tmp_path):
     """What is no sum over micro-batches is left out: batch entropy, averages that move once per micro-batch."""
