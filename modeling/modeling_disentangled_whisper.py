@@ -258,18 +258,6 @@ class DisentangledWhisperForConditionalGeneration(SpeechToTextGenerationMixin, D
     def frozen_modules(self) -> list[nn.Module]:
         return [self.model.encoder, self.decoder, self.proj_out]
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.decoder.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.decoder.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.proj_out
-
-    def set_output_embeddings(self, value: nn.Module):
-        self.proj_out = value
-
     @classmethod
     def from_whisper(
         cls, base_model: str, latent_model: str | None = None, **config_overrides

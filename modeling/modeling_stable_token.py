@@ -184,21 +184,9 @@ class StableTokenForConditionalGeneration(SpeechToTextGenerationMixin, StableTok
         self.proj_out = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.decoder.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.decoder.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.proj_out
-
     @property
     def mel_frames_per_state(self) -> int:
         return self.config.mel_frames_per_token
-
-    def set_output_embeddings(self, value: nn.Module):
-        self.proj_out = value
 
     @classmethod
     def from_whisper(cls, base_model: str, **config_overrides) -> "StableTokenForConditionalGeneration":

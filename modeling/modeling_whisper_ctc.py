@@ -40,12 +40,6 @@ class WhisperForJointCTC(SpeechToTextGenerationMixin, WhisperPreTrainedModel):
         self.ctc_head = nn.Linear(config.d_model, config.vocab_size)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
-        return self.proj_out
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.decoder.embed_tokens
-
     def encode_speech(self, input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
         """States `(batch, frames, dim)` at 50 Hz of features `(batch, mel bins, mel frames)`."""
         return self.model.encoder(input_features, attention_mask)

@@ -52,6 +52,18 @@ class SpeechToTextGenerationMixin(GenerationMixin):
 
     mel_frames_per_state: int  # mel frames (10 ms each) per speech state that the decoder attends to
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.get_decoder().embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.get_decoder().embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.proj_out
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.proj_out = value
+
     def generate(self, input_features: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs):
         """
         Transcribe: ids `(batch, tokens)` from features `(batch, mel bins, mel frames)` and their mask.

@@ -19,11 +19,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from ..configuration.configuration_disentangled_whisper import UNKNOWN_NOISE
 from .audio_reading import AUDIO_COLUMNS
 from .collators import SpeechTextCollator
 from .perturbation import Perturbation, Perturber, utterance_seed
 
-UNKNOWN = "unknown"  # the last class of every noise head
 FRAME = 400  # samples, 25 ms
 SWAPPED_DB = 1.0  # in the right order, the clean floor was at most 0.3 dB above the noisy one
 
@@ -132,8 +132,8 @@ class NoisyPairCollator(SpeechTextCollator):
     unseen_as_unknown: bool = False
 
     def __post_init__(self):
-        if self.noise_classes and self.noise_classes[-1] != UNKNOWN:
-            raise ValueError(f"the last of the noise classes must be {UNKNOWN!r}, got {self.noise_classes}")
+        if self.noise_classes and self.noise_classes[-1] != UNKNOWN_NOISE:
+            raise ValueError(f"the last of the noise classes must be {UNKNOWN_NOISE!r}, got {self.noise_classes}")
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         for row in rows:
