@@ -22,12 +22,16 @@ import numpy as np
 import torch
 from accelerate.utils import is_deepspeed_available
 from datasets import Dataset
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import TrainerCallback, WhisperConfig
+from transformers import LlamaConfig, TrainerCallback, WhisperConfig
+from transformers.integrations import unset_hf_deepspeed_config
 
 from clearspeech import (
     DisentangledWhisperConfig,
     DisentangledWhisperForConditionalGeneration,
+    SpeechLMConfig,
+    SpeechLMForCausalLM,
     StableTokenConfig,
     StableTokenForConditionalGeneration,
 )
@@ -37,11 +41,14 @@ from clearspeech.processing.collators import SpeechTextCollator
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.noisy_pairs import NoisyPairCollator
 from clearspeech.processing.perturbation import TRAINING_PERTURBATIONS, Perturber
+from clearspeech.processing.unit_sequences import UnitSequenceCollator
+from clearspeech.trainers.adapters import add_adapters, save_merged
 from clearspeech.trainers.speech_trainer import SpeechTrainer, prepare_output_folder
 from clearspeech.trainers.trainer_disentangled_whisper import (
     DisentangledWhisperTrainer,
     DisentangledWhisperTrainingArguments,
 )
+from clearspeech.trainers.trainer_speech_lm import SpeechLMTrainer, SpeechLMTrainingArguments
 from clearspeech.trainers.trainer_stable_token import StableTokenTrainer, StableTokenTrainingArguments
 from clearspeech.trainers.trainer_whisper_ctc import WhisperCTCTrainer, WhisperCTCTrainingArguments
 
@@ -106,6 +113,19 @@ def pair_corpus(num_rows: int = 12) -> Dataset:
     return Dataset.from_list(rows).with_format("numpy")
 
 
+def sequence_corpus(config: SpeechLMConfig, num_rows: int = 12) -> Dataset:
+    """Sequences of 3 to 12 random units and 1 to 5 letters; every third begins with a prompt of two tokens."""
+    random = np.random.default_rng(0)
+    rows = []
+    for index in range(num_rows):
+        prompt = random.integers(1, config.text_vocab_size, 2 * (index % 3 == 0))
+        units = random.integers(config.first_unit_token_id, config.vocab_size, random.integers(3, 13))
+        text = random.integers(1, config.text_vocab_size, random.integers(1, 6))
+        tokens = [*prompt, *units, config.speech_end_token_id, *text, config.text_end_token_id]
+        rows.append({"input_ids": tokens, "num_prompt": len(prompt), "num_tokens": len(tokens)})
+    return Dataset.from_list(rows)
+
+
 def build_trainer(
     method: str,
     output_dir: str,
@@ -115,17 +135,22 @@ def build_trainer(
     num_shards: int | None = None,
     config_fields: dict | None = None,
     eval_rows: Dataset | str | None = "first",
+    text_model: str | None = None,
     **arguments,
 ) -> SpeechTrainer:
     """
-    A trainer of `stable_token`, `disentangled_whisper` or `whisper_ctc` with the same random weights each time.
+    A trainer of `stable_token`, `disentangled_whisper`, `speech_lm` or `whisper_ctc` with the same random weights each
+    time.
 
     num_shards: of the corpus as a stream; None leaves it whole. config_fields: over the tiny model's.
     eval_rows: of `disentangled_whisper`, the first of the corpus when not given.
+    text_model: of `speech_lm`, a folder to train adapters for; a random model is trained whole when not given.
     arguments: over `ARGUMENTS`.
     """
     torch.manual_seed(0)
     arguments = {**ARGUMENTS, "output_dir": str(output_dir), **arguments}
+    if method == "speech_lm":
+        return build_speech_lm_trainer(num_rows, dropout, config_fields or {}, text_model, arguments)
     tokenizer = build_character_tokenizer()
     speech = speech_corpus(num_rows)
     if num_shards is not None:
@@ -175,6 +200,29 @@ def build_disentangling_trainer(
     )
 
 
+def build_speech_lm_trainer(
+    num_rows: int, dropout: float, fields: dict, text_model: str | None, arguments: dict
+) -> SpeechLMTrainer:
+    """Two layers over 30 text tokens and 20 units; no biases, as a key's has a gradient of mere rounding noise."""
+    args = SpeechLMTrainingArguments(**arguments)
+    if text_model is None:
+        shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0)
+        text_config = LlamaConfig(vocab_size=30, attention_dropout=dropout, **{**shape, **fields})
+        model = SpeechLMForCausalLM(SpeechLMConfig.from_text_config(text_config, num_speech_units=20))
+        model.generation_config.pad_token_id = 0
+    else:
+        unset_hf_deepspeed_config()  # the trainer splits it up, as in the recipe
+        model = add_adapters(SpeechLMForCausalLM.from_text_model(text_model, num_speech_units=20), rank=4)
+    sequences = sequence_corpus(model.config, num_rows)
+    return SpeechLMTrainer(
+        model=model,
+        args=args,
+        train_dataset=sequences,
+        eval_dataset=sequences.select(range(5)),
+        data_collator=UnitSequenceCollator(pad_token_id=0),
+    )
+
+
 class KillAfterStep(TrainerCallback):
     """A SIGKILL for every process right after an optimizer step."""
 
@@ -193,7 +241,10 @@ def run(method: str, output_dir: str, resume: bool = False, killed_after: int | 
     if killed_after is not None:
         trainer.add_callback(KillAfterStep(killed_after))
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    if isinstance(trainer.model, PeftModel):
+        save_merged(trainer, arguments["text_model"])
+    else:
+        trainer.save_model()
     trainer.save_state()
 
 

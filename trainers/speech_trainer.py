@@ -4,13 +4,14 @@ import itertools
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -107,13 +108,14 @@ class SpeechTrainer(Trainer):
     processes with 4 give the same gradient and the same logged loss. Terms are logged under their own names through
     `log_terms`.
 
-    Rows need a column `num_samples` when `train_sampling_strategy="group_by_length"`. A streamed corpus is divided
+    Rows need the `length_column` when `train_sampling_strategy="group_by_length"`. A streamed corpus is divided
     among the processes and repeated until `max_steps`; shuffle it with `IterableDataset.shuffle`.
     """
 
     loss_is_scaled_for_ga = True
+    length_column = "num_samples"
 
-    def __init__(self, *args, feature_extractor: StableTokenFeatureExtractor, **kwargs):
+    def __init__(self, *args, feature_extractor: StableTokenFeatureExtractor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError(f"One process drives one GPU; got {self.args.n_gpu}. Start with `accelerate launch`.")
@@ -148,6 +150,42 @@ class SpeechTrainer(Trainer):
     def num_replicas(self) -> int:
         """Processes whose gradients are averaged: a term that is a sum over all of them is multiplied by this."""
         return self.args.world_size
+
+    def step_seed(self, seed: int = 0) -> int:
+        """Mixes a seed with the run's seed and the step; neighbouring steps give unrelated values."""
+        mixed = (seed * 2_654_435_761 + self.args.seed * 40_503 + self.state.global_step) * 0x9E3779B1
+        return (mixed ^ (mixed >> 15)) % 2**32
+
+    @torch.no_grad()
+    def sum_over_rows(self, dataset, batch_sums: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> dict[str, float]:
+        """
+        What `batch_sums` gives for each batch of `dataset`, added up over all processes; every row counts once.
+
+        Raises:
+            ValueError: fewer rows than processes.
+        """
+        if dataset is None or len(dataset) < self.args.world_size:
+            raise ValueError(f"{self.args.world_size} process(es) need a validation row each; got {dataset}.")
+        rows = range(self.args.process_index, len(dataset), self.args.world_size)
+        loader = DataLoader(Subset(dataset, rows), self.args.eval_batch_size, collate_fn=self.data_collator)
+        totals: dict[str, Tensor] = {}
+        was_training = self.model.training
+        self.model.eval()
+        for batch in loader:
+            for name, value in batch_sums(self._prepare_inputs(batch)).items():
+                totals[name] = totals.get(name, 0.0) + value.double()
+        self.model.train(was_training)
+        names = sorted(totals)
+        sums = torch.stack([totals[name] for name in names])
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    def report_evaluation(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Log metrics of validation rows and tell the callbacks, as `Trainer.evaluate` does."""
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def log_terms(self, terms: dict[str, Tensor]):
         """Add this micro-batch's share of each named term; `log` writes their means over the logged steps."""
@@ -197,7 +235,9 @@ class SpeechTrainer(Trainer):
         if strategy == "random":
             self._sampler = EpochSeededSampler(len(dataset), self.args.seed)
         else:
-            lengths = list(dataset.select_columns("num_samples")["num_samples"])  # without decoding the audio
+            lengths = list(
+                dataset.select_columns(self.length_column)[self.length_column]
+            )  # without decoding the audio
             rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             self._sampler = EpochSeededLengthSampler(rows_per_step, lengths, self.args.seed)
         return self._sampler

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
 from ..modeling.modeling_disentangled_whisper import DisentangledWhisperSeq2SeqOutput
@@ -273,7 +272,6 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         unknown = len(self.model.config.noise_labels)
         return inputs | {"noise_labels": inputs["noise_labels"].masked_fill(drawn < self.args.unknown_share, unknown)}
 
-    @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
         The loss and its terms over the validation rows, and `noise_accuracy`, the share in percent of rows with a seen
@@ -283,26 +281,8 @@ class DisentangledWhisperTrainer(SpeechTrainer):
             ValueError: fewer rows than processes, or no row with a seen noise although W_NC is trained.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None or len(dataset) < self.args.world_size:
-            raise ValueError(f"{self.args.world_size} process(es) need a validation row each; got {dataset}.")
-        rows = range(self.args.process_index, len(dataset), self.args.world_size)
-        loader = DataLoader(Subset(dataset, rows), self.args.eval_batch_size, collate_fn=self.data_collator)
-        totals: dict[str, Tensor] = {}
-        was_training = self.model.training
-        self.model.eval()
-        for batch in loader:
-            batch = self._prepare_inputs(batch)
-            for name, value in self._evaluation_sums(batch).items():
-                totals[name] = totals.get(name, 0.0) + value.double()
-        self.model.train(was_training)
-        names = sorted(totals)
-        sums = torch.stack([totals[name] for name in names])
-        if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums, reduction="sum")
-        metrics = self._evaluation_means(dict(zip(names, sums.tolist(), strict=True)), metric_key_prefix)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        sums = self.sum_over_rows(dataset, self._evaluation_sums)
+        return self.report_evaluation(self._evaluation_means(sums, metric_key_prefix))
 
     def _evaluation_sums(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Numerators and denominators of one batch."""

@@ -167,26 +167,21 @@ class StableTokenTrainer(SpeechTrainer):
         """Features of the clean waveforms and, for the noisy voters, of the perturbed ones."""
         waveforms, num_samples = inputs["waveforms"], inputs["num_samples"]
         if self.args.noise_as_augmentation:
-            seeds = [self._step_seed(seed) for seed in inputs["seeds"].tolist()]
+            seeds = [self.step_seed(seed) for seed in inputs["seeds"].tolist()]
             waveforms = self.perturber(waveforms, num_samples, seeds).waveforms
         features, mask = self.feature_extractor.extract(waveforms, num_samples)
         views = {"input_features": features, "attention_mask": mask}
         if self.perturber is not None and self.num_noisy_voters and not self.args.noise_as_augmentation:
-            seeds = [self._step_seed(seed) for seed in inputs["seeds"].tolist()]
+            seeds = [self.step_seed(seed) for seed in inputs["seeds"].tolist()]
             perturbed = self.perturber(waveforms, num_samples, seeds).waveforms
             views["perturbed_input_features"] = self.feature_extractor.extract(perturbed, num_samples)[0]
             views["noisy_voters"] = self._draw_noisy_voters()
         return views
 
-    def _step_seed(self, seed: int = 0) -> int:
-        """Mixes a seed with the run's seed and the step; neighbouring steps give unrelated values."""
-        mixed = (seed * 2_654_435_761 + self.args.seed * 40_503 + self.state.global_step) * 0x9E3779B1
-        return (mixed ^ (mixed >> 15)) % 2**32
-
     def _draw_noisy_voters(self) -> Tensor:
         """`(voters,)` boolean, a random minority."""
         num_voters = self.model.config.num_voters
-        generator = torch.Generator().manual_seed(self._step_seed())
+        generator = torch.Generator().manual_seed(self.step_seed())
         noisy = torch.zeros(num_voters, dtype=torch.bool)
         noisy[torch.randperm(num_voters, generator=generator)[: self.num_noisy_voters]] = True
         return noisy.to(self.args.device)
