@@ -26,6 +26,14 @@ class VectorQuantizerOutput:
     distances: Tensor
 
 
+def nearest_codes(latents: Tensor, codes: Tensor) -> Tensor:
+    """Ids `(...)` of the `codes` `(codes, dim)` nearest to `latents` `(..., dim)` in L2, in float32."""
+    flat, codes = latents.float().flatten(0, -2), codes.float()
+    with torch.autocast(latents.device.type, enabled=False):  # the latent's own norm is the same for all codes
+        ids = (codes.square().sum(dim=-1) - 2.0 * flat @ codes.T).argmin(dim=-1)
+    return ids.view(latents.shape[:-1])
+
+
 class EMAVectorQuantizer(nn.Module):
     """
     Nearest-neighbour quantizer with an exponential-moving-average codebook (van den Oord et al., 2017, appendix A.1;
@@ -75,13 +83,11 @@ class EMAVectorQuantizer(nn.Module):
     @torch.no_grad()
     def nearest(self, latents: Tensor) -> Tensor:
         """Ids `(...)` of the codes nearest to `latents` `(..., dim)`; the padding code is none of them."""
-        flat, codes = latents.float().flatten(0, -2), self.codebook[: self.num_codes]
+        codes = self.codebook[: self.num_codes]
+        if self.distance == "l2":
+            return nearest_codes(latents, codes)
         with torch.autocast(latents.device.type, enabled=False):
-            if self.distance == "cosine":
-                ids = (flat @ nn.functional.normalize(codes, dim=-1).T).argmax(dim=-1)
-            else:  # the latent's own norm is the same for all codes
-                ids = (codes.square().sum(dim=-1) - 2.0 * flat @ codes.T).argmin(dim=-1)
-        return ids.view(latents.shape[:-1])
+            return (latents.float() @ nn.functional.normalize(codes, dim=-1).T).argmax(dim=-1)
 
     def embed(self, codes: Tensor) -> Tensor:
         """

@@ -50,6 +50,7 @@ FRAME_SECONDS = 0.01  # one mel frame
 HAVE_TOKENS = {  # by model type: whether a model of this configuration has tokens
     "stable_token": lambda config: True,
     "disentangled_whisper": lambda config: config.bottleneck == "quantizer",
+    "kmeans_tokenizer": lambda config: True,
 }
 
 

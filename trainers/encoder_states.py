@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -58,7 +58,7 @@ def cache_encoder_states(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps(description | {"rows": len(pairs), "encoder": encoder_checksum(model)}))
+    wanted = json.loads(json.dumps(description | {"rows": len(pairs), "encoder": weights_checksum(model.encoder)}))
     known, file = folder / "description.json", folder / "states.arrow"
     with FileLock(folder / "lock"):
         if known.exists():
@@ -104,11 +104,11 @@ def encode_rows(
     ]
 
 
-def encoder_checksum(model: PreTrainedModel) -> str:
-    """Of the frozen encoder's weights."""
+def weights_checksum(module: nn.Module) -> str:
+    """Of frozen weights, to know them again."""
     checksum = 0
-    for weights in model.encoder.state_dict().values():
-        checksum = zlib.crc32(weights.detach().cpu().contiguous().view(torch.uint8).numpy(), checksum)
+    for weights in module.state_dict().values():
+        checksum = zlib.crc32(weights.detach().cpu().flatten().view(torch.uint8).numpy(), checksum)
     return f"{checksum:08x}"
 
 

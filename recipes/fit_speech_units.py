@@ -1,0 +1,227 @@
+"""
+Make speech units: k-means of a speech encoder's layer, and subwords of the clusters.
+
+The SLD paper's units (section 4.1, "Discrete Speech Tokens"): WavLM-large, layer 23, 2000 clusters of 100 of the 960
+hours of LibriSpeech, 6000 subwords of all of them at three speeds. Estimated: an hour or two on eight GPUs for states
+and codes; an hour and a half for the clusters on one CPU core (6000 frames a second, and 20 starts). States take 37 GB
+of disk, twice as much while they are joined; `work/` in the output folder may be removed in the end:
+
+    accelerate launch recipes/fit_speech_units.py --dataset openslr/librispeech_asr:all --output_dir outputs/units
+
+HuBERT instead: --encoder facebook/hubert-large-ll60k. The mini, from the encoder in `hub_cards/mini/whisper`, on two
+CPU cores (about 3 minutes for 34 minutes of speech):
+
+    accelerate launch --cpu --num_processes 2 recipes/fit_speech_units.py --preset mini --dataset ../shared/data/an4 \\
+        --output_dir outputs/units
+
+Other tokenizers of the suite have units already, and need no clusters; here their subwords are learned:
+
+    python recipes/fit_speech_units.py --tokenizer hub_cards/mini/stable_token --vocab_size 1000 \\
+        --dataset ../shared/data/an4 --output_dir outputs/units
+
+`output_dir` becomes a SpeechLMProcessor's folder, for `recipes/train_speech_lm.py --units`. A run that was killed goes
+on where it stopped when it is started again, with as many processes as there are then.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from filelock import FileLock
+from safetensors.torch import load_file, save
+from transformers import AutoFeatureExtractor, HfArgumentParser
+
+from clearspeech.modeling.modeling_kmeans_tokenizer import KMeansTokenizerModel
+from clearspeech.processing.corpora import leave_out_long, load_corpora
+from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
+from clearspeech.processing.unit_pieces import FILE_NAME, UnitPieces
+from clearspeech.trainers.encoder_states import weights_checksum
+from clearspeech.trainers.results import write_atomically
+from clearspeech.trainers.unit_clustering import fit_kmeans
+from clearspeech.trainers.unit_extraction import claim_folder, extract_features, extract_units, units_checksum
+
+PRESETS = {
+    "paper": {},
+    "mini": dict(
+        encoder="hub_cards/mini/whisper",
+        layer=4,
+        num_clusters=500,
+        sample_share=1.0,
+        batch_frames=2000,
+        num_passes=5,
+        num_inits=3,
+        vocab_size=1000,
+    ),
+}
+
+
+@dataclass
+class RecipeArguments:
+    dataset: list[str] = field(metadata={"help": "Corpora to learn from, see processing/corpora.py."})
+    output_dir: str = field(metadata={"help": "Folder of the finished SpeechLMProcessor."})
+    preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
+    encoder: str = field(
+        default="microsoft/wavlm-large",
+        metadata={"help": "Folder or Hub id of a WavLM, HuBERT, wav2vec 2.0 or Whisper whose layer is clustered."},
+    )
+    layer: int = field(default=23, metadata={"help": "Of its hidden_states; 0 goes into the first layer."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "An audio tokenizer whose codes are the units, instead of clusters."}
+    )
+    num_clusters: int = field(default=2000, metadata={"help": '"k-means with 2000 clusters"'})
+    sample_share: float = field(
+        default=100 / 960,
+        metadata={"help": '"a subset of 100 hours of data randomly sampled from the training set" of 960'},
+    )
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
+    batch_frames: int = field(default=10_000, metadata={"help": "Frames per step of k-means."})
+    num_passes: int = field(default=1, metadata={"help": "How often k-means sees all frames."})
+    num_inits: int = field(default=20, metadata={"help": "Starts of k-means, of which the best is taken."})
+    reassignment_ratio: float = field(
+        default=0.01, metadata={"help": "Clusters smaller than this share of the largest begin anew."}
+    )
+    vocab_size: int = field(default=6000, metadata={"help": '"6000 subword units"; 0 for the codes as they are.'})
+    piece_mode: str = field(
+        default="single_script",
+        metadata={"help": "How subwords are learned.", "choices": ["single_script", "reference"]},
+    )
+    speeds: list[float] = field(
+        default_factory=lambda: [1.0, 0.9, 1.1],
+        metadata={"help": '"the full 960-hour training set with speed perturbation": subwords are learned from these'},
+    )
+    batch_size: int = field(default=16, metadata={"help": "Utterances that the encoder sees at once."})
+    seed: int = field(default=0, metadata={"help": "Of the sample and of k-means."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "At an unreadable audio file: skip it and count it, or raise.",
+            "choices": ["raise", "skip"],
+        },
+    )
+
+    @property
+    def work(self) -> Path:
+        """Where states and codes are kept."""
+        return Path(self.output_dir, "work")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> RecipeArguments:
+    """Command-line arguments over the preset's defaults over the paper's."""
+    parser = HfArgumentParser(RecipeArguments)
+    preset = parser.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**PRESETS[preset])
+    return parser.parse_args_into_dataclasses(arguments)[0]
+
+
+def draw_sample(speech: Dataset, share: float, seed: int) -> Dataset:
+    """
+    A random share of the utterances, in random order.
+
+    Raises:
+        ValueError: a share outside 0..1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"sample_share must lie above 0 and be at most 1; got {share}.")
+    order = np.random.default_rng(seed).permutation(len(speech))
+    return speech.select(order[: max(round(share * len(speech)), 1)])
+
+
+def load_feature_extractor(encoder: str, model: KMeansTokenizerModel):
+    """What the encoder reads, with the mask that keeps an utterance's codes the same in any batch."""
+    if model.config.reads_waveforms:
+        return AutoFeatureExtractor.from_pretrained(encoder, return_attention_mask=True)
+    return StableTokenFeatureExtractor.from_pretrained(encoder, mel_frames_per_token=model.config.mel_frames_per_token)
+
+
+def fit_tokenizer(recipe: RecipeArguments, speech: Dataset, description: dict) -> SpeechLMProcessor:
+    """Encoder, states of the sample, clusters. One process fits, the others wait."""
+    model = KMeansTokenizerModel.from_encoder(recipe.encoder, recipe.layer, recipe.num_clusters)
+    feature_extractor = load_feature_extractor(recipe.encoder, model)
+    model.to(PartialState().device)
+    description = description | {"share": recipe.sample_share, "seed": recipe.seed}
+    sample = draw_sample(speech, recipe.sample_share, recipe.seed)
+    states = extract_features(sample, model, feature_extractor, recipe.work / "states", description, recipe.batch_size)
+    folder = recipe.work / "clusters"
+    options = {
+        "num_clusters": recipe.num_clusters,
+        "batch_size": recipe.batch_frames,
+        "num_passes": recipe.num_passes,
+        "num_inits": recipe.num_inits,
+        "reassignment_ratio": recipe.reassignment_ratio,
+        "seed": recipe.seed,
+    }
+    identity = {"layer": recipe.layer, "encoder": weights_checksum(model.encoder)}
+    claim_folder(folder, options | identity | {"sample": description})
+    file = folder / "centroids.safetensors"
+    with FileLock(folder / "fitting"):
+        if not file.exists():
+            start = perf_counter()
+            clusters = fit_kmeans(states, **options)
+            seconds = perf_counter() - start
+            print(
+                f"{clusters.num_frames:,} frames, {recipe.num_passes} times, in {seconds:.0f} s: "
+                f"{clusters.num_frames * recipe.num_passes / seconds:,.0f} frames/s. The {recipe.num_clusters} "
+                f"clusters take away {100 * clusters.explained_variance:.1f} % of the variance."
+            )
+            write_atomically(file, save({"centroids": torch.from_numpy(clusters.centroids)}))
+    model.set_centroids(load_file(file)["centroids"])
+    return SpeechLMProcessor(feature_extractor, model)
+
+
+def learn_pieces(
+    recipe: RecipeArguments, processor: SpeechLMProcessor, speech: Dataset, description: dict
+) -> UnitPieces:
+    """Codes of all speech at all speeds, and their subwords. One process learns, the others wait."""
+    codes = extract_units(speech, processor, recipe.work / "codes", description, recipe.speeds, recipe.batch_size)
+    folder = recipe.work / f"pieces_{recipe.vocab_size}_{recipe.piece_mode}"
+    claim_folder(folder, description | {"speeds": recipe.speeds, "units": units_checksum(processor)})
+    with FileLock(folder / "learning"):
+        if not (folder / FILE_NAME).exists():
+            units = (row["units"] for row in codes.select_columns("units"))
+            pieces = UnitPieces.train(units, recipe.vocab_size, processor.num_speech_units, recipe.piece_mode)
+            write_atomically(folder / FILE_NAME, pieces.processor.serialized_model_proto())
+    pieces = UnitPieces.load(folder / FILE_NAME)
+    if PartialState().is_main_process:
+        print(describe_pieces(pieces, codes.select(range(min(len(codes), 1000)))))
+    return pieces
+
+
+def describe_pieces(pieces: UnitPieces, codes: Dataset) -> str:
+    """How long utterances are in codes and in pieces, over some of them."""
+    lengths = [(len(units), len(pieces.encode(units))) for units in codes["units"]]
+    num_codes, num_pieces = np.mean(lengths, axis=0)
+    seconds = np.mean(codes["num_samples"]) / 16000
+    return (
+        f"{len(lengths)} utterances of {seconds:.1f} s have {num_codes:.0f} codes and {num_pieces:.0f} pieces on "
+        f"average: {num_codes / seconds:.1f} and {num_pieces / seconds:.1f} a second."
+    )
+
+
+def main(arguments: list[str] | None = None):
+    recipe = parse_arguments(arguments)
+    state = PartialState()
+    speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, streaming=False)
+    speech = leave_out_long(speech, recipe.max_seconds)
+    description = {"corpora": recipe.dataset, "split": "train", "max_seconds": recipe.max_seconds}
+    if recipe.tokenizer is None:
+        processor = fit_tokenizer(recipe, speech, description)
+    else:
+        processor = SpeechLMProcessor.from_pretrained(recipe.tokenizer)
+        processor.audio_tokenizer.to(state.device)
+    if recipe.vocab_size:
+        pieces = learn_pieces(recipe, processor, speech, description)
+        processor = SpeechLMProcessor(processor.feature_extractor, processor.audio_tokenizer, unit_pieces=pieces)
+    if state.is_main_process:
+        processor.save_pretrained(recipe.output_dir)
+        # beside the audio tokenizer, too, which is then one to be measured: recipes/evaluate_stable_token.py
+        processor.feature_extractor.save_pretrained(Path(recipe.output_dir, "audio_tokenizer"))
+        print(f"{recipe.output_dir} has {processor.num_speech_units} speech units.")
+
+
+if __name__ == "__main__":
+    main()
