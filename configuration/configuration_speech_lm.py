@@ -42,6 +42,9 @@ class SpeechLMConfig(PreTrainedConfig):
     num_speech_units: int = 6000
 
     def __post_init__(self, **kwargs: Any):
+        if __name__.startswith("clearspeech."):  # installed: the suite's own classes win over a repository's copies
+            kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .perturbation import utterance_seed
-from .text_normalization import normalize_text
+from .text_encoding import encode_known, normalize_transcript
 
 
 @dataclass
@@ -48,13 +48,5 @@ class SpeechTextCollator:
 
     def encode_text(self, text: str) -> list[int]:
         """Label ids of one transcript, end token included."""
-        normalized = normalize_text(text) if text else ""  # a row without a transcript holds None
-        if not normalized:
-            raise ValueError(f"nothing is left of the transcript {text!r} after normalization.")
-        ids = self.tokenizer(normalized).input_ids
-        unknown_id = self.tokenizer.unk_token_id
-        if unknown_id != self.tokenizer.eos_token_id and unknown_id in ids:
-            known = self.tokenizer.get_vocab()
-            outside = sorted({character for character in normalized if character not in known})
-            raise ValueError(f"the transcript {text!r} has characters outside the tokenizer's vocabulary: {outside}.")
+        ids = encode_known(self.tokenizer, normalize_transcript(text))
         return ids[1:] if ids[0] == self.decoder_start_token_id else ids

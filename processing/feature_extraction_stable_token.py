@@ -160,28 +160,33 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
         Raises:
             ValueError: several channels, integer samples, NaN or infinity, less than one hop of audio.
         """
-        waveform = torch.as_tensor(waveform).detach().cpu()
-        if waveform.ndim != 1:
-            raise ValueError(
-                f"Expected mono audio of shape (samples,), got {tuple(waveform.shape)}. Mix the channels down or pick "
-                "one; pass a batch as a list of 1-d arrays."
-            )
-        if len(waveform) < self.hop_length:
-            raise ValueError(
-                f"Expected at least one hop of {self.hop_length} samples (10 ms at 16 kHz), got {len(waveform)} "
-                "samples. Leave out empty or cut-off recordings."
-            )
-        if not waveform.is_floating_point():
-            raise ValueError(
-                f"Expected floating-point samples in -1 to 1, got {waveform.dtype}. Divide integer PCM by its full "
-                "scale first (32768 for int16)."
-            )
-        if not torch.isfinite(waveform).all():
-            raise ValueError(
-                f"Got audio with {int((~torch.isfinite(waveform)).sum())} samples that are NaN or infinite, of "
-                f"{len(waveform)}. Repair or leave out the recording."
-            )
-        return waveform.float()
+        return check_waveform(waveform, self.hop_length, "hop")
+
+
+def check_waveform(waveform: np.ndarray | Tensor | list, min_samples: int, shortest: str) -> Tensor:
+    """`StableTokenFeatureExtractor.check_waveform` for a shortest stretch of any length; `shortest` is its name."""
+    waveform = torch.as_tensor(waveform).detach().cpu()
+    if waveform.ndim != 1:
+        raise ValueError(
+            f"Expected mono audio of shape (samples,), got {tuple(waveform.shape)}. Mix the channels down or pick "
+            "one; pass a batch as a list of 1-d arrays."
+        )
+    if len(waveform) < min_samples:
+        raise ValueError(
+            f"Expected at least one {shortest} of {min_samples} samples, got {len(waveform)} samples. Leave out "
+            "empty or cut-off recordings."
+        )
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"Expected floating-point samples in -1 to 1, got {waveform.dtype}. Divide integer PCM by its full "
+            "scale first (32768 for int16)."
+        )
+    if not torch.isfinite(waveform).all():
+        raise ValueError(
+            f"Got audio with {int((~torch.isfinite(waveform)).sum())} samples that are NaN or infinite, of "
+            f"{len(waveform)}. Repair or leave out the recording."
+        )
+    return waveform.float()
 
 
 __all__ = ["StableTokenFeatureExtractor"]

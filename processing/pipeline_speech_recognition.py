@@ -33,18 +33,32 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     * `batch_size=` works on utterances of different lengths: features are computed batched, on the model's device;
     * decoding follows the model's own generation config.
 
-    `import clearspeech` makes this class the task's entry. Where neither the model nor its feature extractor is the
-    suite's, it gives the stock pipeline. The two belong together: half a pair is refused.
+    `import clearspeech` makes this class the task's entry. For a SpeechLM it gives `SpeechLMPipeline`, and where
+    neither the model nor its feature extractor is the suite's, the stock pipeline. The two belong together: half a
+    pair is refused.
 
     Raises:
         ValueError: a model that writes no text, a model of the suite with a stock feature extractor, or a plain
             Whisper with the suite's, which would read features of the audio's real length as if padded to 30 s.
     """
 
+    served_model_type: str | None = None  # of a subclass: the one whose models it serves
+    _load_processor = None  # where there is one: it holds more than the two parts in a SpeechLM's folder
+
     def __new__(cls, model: PreTrainedModel, **kwargs: Any):
+        served_by = cls.class_for(model)
+        if served_by is not SpeechRecognitionPipeline:
+            return super().__new__(served_by)
         if hasattr(model, "encode_speech") or hasattr(given_feature_extractor(kwargs), "extract"):
             return super().__new__(cls)
+        kwargs.pop("processor", None)  # as the stock class, which does not load it
         return AutomaticSpeechRecognitionPipeline(model=model, **kwargs)
+
+    @classmethod
+    def class_for(cls, model: PreTrainedModel) -> type["SpeechRecognitionPipeline"]:
+        """The class that transcribes this model: a subclass made for its type, or this one."""
+        served = (each for each in cls.__subclasses__() if each.served_model_type == model.config.model_type)
+        return next(served, cls)
 
     def __init__(self, model: PreTrainedModel, **kwargs: Any):
         if not model.can_generate():
@@ -98,8 +112,11 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
                 refuses (several channels, integer samples, NaN, too short).
             OSError: the file is missing.
         """
-        waveform = self.feature_extractor.check_waveform(self._read(inputs))
-        pieces = cut_at_quiet_places(waveform, self._samples_per_window())
+        return self._cut(inputs, self._samples_per_window())
+
+    def _cut(self, inputs: str | Path | bytes | np.ndarray | Tensor | dict, max_samples: int) -> Iterator[dict]:
+        """The pieces of a recording, of at most `max_samples`."""
+        pieces = cut_at_quiet_places(self._check_waveform(self._read(inputs)), max_samples)
         for index, piece in enumerate(pieces):
             yield {
                 "waveforms": piece[None],
@@ -120,8 +137,15 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, str]:
         """Decode each piece `(1, text tokens)` and join the texts: `{"text": ...}`."""
-        texts = [self.tokenizer.decode(piece["tokens"][0], skip_special_tokens=True) for piece in model_outputs]
-        return {"text": " ".join(text.strip() for text in texts if text.strip())}
+        texts = [self._decode_text(piece["tokens"][0]).strip() for piece in model_outputs]
+        return {"text": " ".join(text for text in texts if text)}
+
+    def _decode_text(self, tokens: Tensor) -> str:
+        """Text of one piece's `(tokens,)`."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _check_waveform(self, waveform: np.ndarray | Tensor | list) -> Tensor:
+        return self.feature_extractor.check_waveform(waveform)
 
     def _samples_per_window(self) -> int:
         """The longest audio, in samples, whose padded features fit the encoder's position table."""
@@ -134,7 +158,7 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         """Any accepted input as samples at the feature extractor's rate."""
         if isinstance(inputs, dict) and inputs.keys() & {"raw", "array"} and "sampling_rate" in inputs:
             samples = inputs["raw"] if "raw" in inputs else inputs["array"]
-            return self._resample(self.feature_extractor.check_waveform(samples).numpy(), inputs["sampling_rate"])
+            return self._resample(self._check_waveform(samples).numpy(), inputs["sampling_rate"])
         if isinstance(inputs, dict) and inputs.keys() & {"bytes", "path"}:
             return self._read(inputs["path"] if inputs.get("bytes") is None else inputs["bytes"])
         if isinstance(inputs, dict):

@@ -7,17 +7,31 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from clearspeech import (
     DisentangledWhisperConfig,
     DisentangledWhisperForConditionalGeneration,
+    KMeansTokenizerConfig,
+    KMeansTokenizerModel,
+    SpeechLMConfig,
+    SpeechLMForCausalLM,
     StableTokenConfig,
     StableTokenForConditionalGeneration,
 )
 from clearspeech.processing.character_tokenizer import build_character_tokenizer
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 from clearspeech.processing.processing_stable_token import StableTokenProcessor
+from clearspeech.processing.unit_pieces import UnitPieces
 
 
 @pytest.fixture(autouse=True)
@@ -125,4 +139,64 @@ def tiny_whisper_folder(tiny_config, tiny_processor, tmp_path):
     folder = tmp_path / "whisper"
     WhisperForConditionalGeneration(config).save_pretrained(folder)
     tiny_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_speech_processor(tiny_model, tiny_processor, tokenizer) -> SpeechLMProcessor:
+    """A tiny tokenizer's codes as units (StableToken's are 16), and the character tokenizer's 31 rows of text."""
+    return SpeechLMProcessor(tiny_processor.feature_extractor, tiny_model.model, tokenizer, text_vocab_size=31)
+
+
+@pytest.fixture
+def tiny_kmeans_processor() -> SpeechLMProcessor:
+    """16 clusters of a random wav2vec 2.0's states as units, without text."""
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    convolutions = dict(conv_dim=[8] * 7, num_conv_pos_embedding_groups=2, num_conv_pos_embeddings=4)
+    encoder_config = Wav2Vec2Config(**sizes, **convolutions, feat_extract_norm="layer", do_stable_layer_norm=True)
+    torch.manual_seed(0)
+    model = KMeansTokenizerModel(KMeansTokenizerConfig(encoder_config=encoder_config, layer=1, codebook_size=16))
+    model.set_centroids(torch.randn(16, 16))
+    return SpeechLMProcessor(Wav2Vec2FeatureExtractor(return_attention_mask=True), model)
+
+
+@pytest.fixture
+def tiny_pieces() -> UnitPieces:
+    """24 pieces of 16 codes: an even code is often followed by its odd neighbour, and the two are then one."""
+    rows = np.random.default_rng(0).integers(0, 8, (200, 10))
+    return UnitPieces.train([[code for each in row for code in (2 * each, 2 * each + 1)] for row in rows], 24, 16)
+
+
+@pytest.fixture
+def make_speech_lm():
+    """
+    `make_speech_lm(num_speech_units)`: a random SpeechLM for the character tokenizer, with a context of 96 tokens,
+    that writes eight letters.
+    """
+
+    def make(num_speech_units: int) -> SpeechLMForCausalLM:
+        torch.manual_seed(0)
+        sizes = dict(n_embd=32, n_layer=2, n_head=2, n_positions=96, initializer_range=0.5)
+        text_config = GPT2Config(vocab_size=31, bos_token_id=0, eos_token_id=0, **sizes)
+        model = SpeechLMForCausalLM(SpeechLMConfig.from_text_config(text_config, num_speech_units)).eval()
+        no_letters = [0, 1, 2, 3, 4, *range(31, 33 + num_speech_units)]
+        ends = dict(eos_token_id=31, pad_token_id=0, max_new_tokens=8)
+        model.generation_config = GenerationConfig(**ends, suppress_tokens=no_letters)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tiny_speech_lm(make_speech_lm, tiny_speech_processor) -> SpeechLMForCausalLM:
+    """For the units of `tiny_speech_processor`."""
+    return make_speech_lm(tiny_speech_processor.num_speech_units)
+
+
+@pytest.fixture
+def tiny_speech_folder(tiny_speech_lm, tiny_speech_processor, tmp_path):
+    """A SpeechLM's checkpoint folder: weights, processor, and the audio tokenizer inside it; no source code."""
+    folder = tmp_path / "speech_lm"
+    tiny_speech_lm.save_pretrained(folder)
+    tiny_speech_processor.save_pretrained(folder)
     return folder

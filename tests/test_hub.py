@@ -13,6 +13,7 @@ import soundfile
 from transformers import (
     AutoConfig,
     AutoModelForAudioTokenization,
+    AutoModelForCausalLM,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     PreTrainedTokenizerFast,
@@ -22,6 +23,8 @@ from transformers import (
 
 from clearspeech import hub
 from clearspeech.processing.corpora import load_corpus
+from clearspeech.processing.pipeline_speech_lm import SpeechLMPipeline
+from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +50,30 @@ print(json.dumps({
 """
 
 
+# the same for a SpeechLM, whose audio tokenizer is inside its processor
+SPEECH_LM_STRANGER = """
+import json, sys
+sys.modules["clearspeech"] = None
+import soundfile
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
+model, path = sys.argv[1:]
+samples, rate = soundfile.read(path, dtype="float32")
+processor = AutoProcessor.from_pretrained(model, trust_remote_code=True)
+language_model = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=True)
+transcribe = pipeline("automatic-speech-recognition", model=model, trust_remote_code=True, device="cpu")
+processor.save_pretrained("again")  # with the source that it came with
+again = AutoProcessor.from_pretrained("again", trust_remote_code=True)
+parts = (language_model, processor, processor.audio_tokenizer, processor.feature_extractor, transcribe)
+print(json.dumps({
+    "units": processor.units(samples, rate)[0],
+    "units again": again.units(samples, rate)[0],
+    "text": transcribe(path)["text"],
+    "classes": [type(part).__name__ for part in parts],
+    "modules": [type(part).__module__.split(".")[0] for part in parts],
+}))
+"""
+
+
 @pytest.fixture(params=["stable_token", "disentangled_whisper"])
 def tiny_model(request, tiny_model, tiny_disentangled):
     """Each method's in turn."""
@@ -65,13 +92,29 @@ def recording(make_speech, tmp_path):
     return path
 
 
-def load_as_a_stranger(model: str, recording, hf_home) -> dict:
+# of the two only the first, where its units are just those of any SpeechLM
+of_stable_token = pytest.mark.parametrize("tiny_model", ["stable_token"], indirect=True)
+
+
+@pytest.fixture
+def merging_processor(tiny_kmeans_processor, tiny_pieces, tokenizer) -> SpeechLMProcessor:
+    """Pieces of clusters of an encoder that Transformers owns, as its features are."""
+    extractor, model = tiny_kmeans_processor.feature_extractor, tiny_kmeans_processor.audio_tokenizer
+    return SpeechLMProcessor(extractor, model, tokenizer, tiny_pieces, text_vocab_size=31)
+
+
+@pytest.fixture
+def published_speech_lm(tiny_speech_lm, tiny_speech_processor, tmp_path):
+    return hub.publish(tiny_speech_lm, tiny_speech_processor, tmp_path / "published_speech_lm", card="# A card\n")
+
+
+def load_as_a_stranger(model: str, recording, hf_home, script: str = STRANGER) -> dict:
     """What the model gives in a fresh process in which the suite cannot be imported."""
     environment = {**os.environ, "HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     for name in ("HF_MODULES_CACHE", "HF_HUB_CACHE", "PYTHONPATH"):
         environment.pop(name, None)
     result = subprocess.run(
-        [sys.executable, "-c", STRANGER, model, str(recording)],
+        [sys.executable, "-c", script, model, str(recording)],
         env=environment,
         cwd=hf_home,
         capture_output=True,
@@ -111,13 +154,86 @@ def test_a_published_repo_in_the_hub_cache_transcribes_without_the_suite(
     published, tiny_model, tiny_processor, tiny_folder, recording, tmp_path
 ):
     here = pipeline("automatic-speech-recognition", model=str(tiny_folder), device="cpu")(str(recording))["text"]
-    home, revision = tmp_path / "home", "0123456789abcdef0123456789abcdef01234567"
-    repo = home / "hub" / "models--someone--stable-token-tiny"
+    home = tmp_path / "home"
+    put_into_cache(published, home, "stable-token-tiny")
+    seen = load_as_a_stranger("someone/stable-token-tiny", recording, home)
+    check_stranger(seen, tiny_model, tiny_processor, recording, here)
+
+
+def put_into_cache(published: Path, hf_home: Path, name: str):
+    """As if `someone/NAME` had been downloaded before."""
+    repo, revision = hf_home / "hub" / f"models--someone--{name}", "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(published, repo / "snapshots" / revision)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(revision)
-    seen = load_as_a_stranger("someone/stable-token-tiny", recording, home)
-    check_stranger(seen, tiny_model, tiny_processor, recording, here)
+
+
+def test_a_published_speech_lm_transcribes_without_the_suite(merging_processor, make_speech_lm, recording, tmp_path):
+    model, home = make_speech_lm(num_speech_units=24), tmp_path / "home"
+    published = hub.publish(model, merging_processor, tmp_path / "published", card="")
+    home.mkdir()
+    seen = load_as_a_stranger(str(published), recording, home, SPEECH_LM_STRANGER)
+    samples, rate = soundfile.read(recording, dtype="float32")
+    assert seen["units"] == seen["units again"] == merging_processor.units(samples, rate)[0]
+    assert seen["text"] == SpeechLMPipeline(model=model, processor=merging_processor, device="cpu")(samples)["text"]
+    assert seen["classes"] == [
+        "SpeechLMForCausalLM",
+        "SpeechLMProcessor",
+        "KMeansTokenizerModel",
+        "Wav2Vec2FeatureExtractor",
+        "SpeechLMPipeline",
+    ]
+    ours = "transformers_modules"
+    assert seen["modules"] == [ours, ours, ours, "transformers", ours]
+
+
+@of_stable_token
+def test_a_published_speech_lm_in_the_hub_cache_transcribes_without_the_suite(
+    published_speech_lm, tiny_speech_lm, tiny_speech_processor, recording, tmp_path
+):
+    home = tmp_path / "home"
+    put_into_cache(published_speech_lm, home, "speech-lm-tiny")
+    seen = load_as_a_stranger("someone/speech-lm-tiny", recording, home, SPEECH_LM_STRANGER)
+    samples, rate = soundfile.read(recording, dtype="float32")
+    here = SpeechLMPipeline(model=tiny_speech_lm, processor=tiny_speech_processor, device="cpu")
+    assert seen["units"] == seen["units again"] == tiny_speech_processor.units(samples, rate)[0]
+    assert seen["text"] == here(samples)["text"]
+    assert seen["classes"][2:4] == ["StableTokenModel", "StableTokenFeatureExtractor"]
+    assert set(seen["modules"]) == {"transformers_modules"}
+
+
+@of_stable_token
+@pytest.mark.parametrize("trust", [True, None])
+def test_the_pipeline_of_a_published_speech_lm_runs_beside_the_suite(published_speech_lm, recording, trust):
+    options = dict(model=str(published_speech_lm), trust_remote_code=trust, device="cpu")
+    transcribe = pipeline("automatic-speech-recognition", **options)
+    assert type(transcribe) is SpeechLMPipeline
+    assert transcribe(str(recording))["text"]
+
+
+@of_stable_token
+def test_a_published_speech_lm_carries_its_audio_tokenizers_source_in_its_root(published_speech_lm):
+    sources = {path.name for path in published_speech_lm.glob("*.py")}
+    assert {"modeling_speech_lm.py", "modeling_stable_token.py", "unit_pieces.py", "speech_tasks.py"} <= sources
+    assert [path.name for path in published_speech_lm.iterdir() if path.is_dir()] == ["audio_tokenizer"]
+    config = json.loads((published_speech_lm / "config.json").read_text())
+    inside = json.loads((published_speech_lm / "audio_tokenizer" / "config.json").read_text())
+    for reference in (*config["auto_map"].values(), *inside["auto_map"].values()):
+        assert reference.split(".")[0] + ".py" in sources
+    assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_speech_lm.SpeechLMForCausalLM"
+    assert inside["auto_map"]["AutoModelForAudioTokenization"] == "modeling_stable_token.StableTokenModel"
+    recognition = config["custom_pipelines"]["automatic-speech-recognition"]
+    assert recognition["impl"] == "pipeline_speech_lm.SpeechLMPipeline"
+
+
+@of_stable_token
+def test_a_published_speech_lm_keeps_nothing_of_training_and_loading(tiny_speech_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_speech_folder)
+    model.config.use_cache = model.config.text_config.use_cache = False
+    published = hub.publish(model, AutoProcessor.from_pretrained(tiny_speech_folder), tmp_path / "published", card="")
+    check_clean(published)
+    assert json.loads((published / "config.json").read_text())["text_config"]["use_cache"] is True
+    assert (published / "audio_tokenizer" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_where_the_suite_is_imported_its_classes_win(published, tiny_model):
@@ -168,6 +284,16 @@ def test_the_recipe_publishes_under_the_card_it_is_given(tiny_folder, tmp_path, 
     arguments = ["--model", str(tiny_folder), "--folder", str(folder)]
     run_recipe("publish.py", monkeypatch, *arguments, "--card", str(card))
     assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+@of_stable_token
+def test_the_recipe_publishes_a_speech_lm(tiny_speech_folder, tmp_path, monkeypatch):
+    card, folder = tmp_path / "card.md", tmp_path / "published"
+    card.write_text("# Mine\n")
+    arguments = ["--model", str(tiny_speech_folder), "--folder", str(folder), "--card", str(card)]
+    run_recipe("publish.py", monkeypatch, *arguments)
+    assert (folder / "audio_tokenizer" / "model.safetensors").exists()
+    assert (folder / "pipeline_speech_lm.py").exists()
 
 
 def test_the_recipe_publishes_nothing_without_a_card(tiny_folder, tmp_path, monkeypatch, capsys):

@@ -4,20 +4,27 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioTokenization,
+    AutoModelForCausalLM,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration.configuration_disentangled_whisper import DisentangledWhisperConfig
+from .configuration.configuration_kmeans_tokenizer import KMeansTokenizerConfig
+from .configuration.configuration_speech_lm import SpeechLMConfig
 from .configuration.configuration_stable_token import StableTokenConfig
 from .modeling.modeling_disentangled_whisper import (
     DisentangledWhisperForConditionalGeneration,
     DisentangledWhisperModel,
 )
+from .modeling.modeling_kmeans_tokenizer import KMeansTokenizerModel
+from .modeling.modeling_speech_lm import SpeechLMForCausalLM
 from .modeling.modeling_stable_token import StableTokenForConditionalGeneration, StableTokenModel
 from .processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from .processing.pipeline_speech_lm import SpeechLMPipeline  # noqa: F401  the task's entry finds it, its subclass
 from .processing.pipeline_speech_recognition import SpeechRecognitionPipeline
+from .processing.processing_speech_lm import SpeechLMProcessor
 from .processing.processing_stable_token import StableTokenProcessor
 
 __version__ = "0.1.0"
@@ -33,6 +40,14 @@ AutoModelForAudioTokenization.register(DisentangledWhisperConfig, DisentangledWh
 AutoModelForSpeechSeq2Seq.register(DisentangledWhisperConfig, DisentangledWhisperForConditionalGeneration)
 AutoFeatureExtractor.register(DisentangledWhisperConfig, StableTokenFeatureExtractor)
 AutoProcessor.register(DisentangledWhisperConfig, StableTokenProcessor)
+
+AutoConfig.register("kmeans_tokenizer", KMeansTokenizerConfig)
+AutoModelForAudioTokenization.register(KMeansTokenizerConfig, KMeansTokenizerModel)
+
+AutoConfig.register("speech_lm", SpeechLMConfig)
+AutoModelForCausalLM.register(SpeechLMConfig, SpeechLMForCausalLM)
+AutoModelForSpeechSeq2Seq.register(SpeechLMConfig, SpeechLMForCausalLM)  # where the recognition pipeline looks
+AutoProcessor.register(SpeechLMConfig, SpeechLMProcessor)
 
 # hands models that have nothing of the suite to the stock pipeline
 PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = SpeechRecognitionPipeline

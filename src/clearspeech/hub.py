@@ -12,6 +12,8 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .processing.processing_speech_lm import AUDIO_TOKENIZER_FOLDER, SpeechLMProcessor
+
 SUITE = __package__
 LOADING_FIELDS = ("is_local", "local_files_only")  # how the tokenizer was loaded, not what it is
 
@@ -37,9 +39,9 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
     if (folder / "config.json").exists():
         raise FileExistsError(f"{folder} holds a model already (config.json). Publish into a new folder.")
     models = registered_models(type(model.config))
-    pipelines = registered_pipelines(set(models))
-    extractor = processor.feature_extractor
-    classes = [type(model.config), type(model), *models.values(), type(processor), type(extractor)]
+    pipelines = registered_pipelines(model, set(models))
+    parts, unit_source = processor_parts(processor), unit_source_parts(processor)
+    classes = [type(model.config), type(model), *models.values(), *parts.values(), *unit_source.values()]
     sources = collect_sources(classes + [entry["impl"] for entry in pipelines.values()])
 
     save_clean(model, processor, folder)
@@ -47,31 +49,52 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
         (folder / name).write_text(source, encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
-    processor_map = {"AutoProcessor": reference(type(processor)), "AutoFeatureExtractor": reference(type(extractor))}
     config = read_json(folder / "config.json")
-    config["auto_map"] = {"AutoConfig": reference(type(model.config)), **processor_map}
-    config["auto_map"].update((name, reference(head)) for name, head in models.items())
+    config["auto_map"] = references({"AutoConfig": type(model.config), **parts, **models})
     config["custom_pipelines"] = {
         task: {"impl": reference(entry["impl"]), "pt": entry["pt"]} for task, entry in pipelines.items()
     }
     write_json(folder / "config.json", config)
 
     processor_config = read_json(folder / "processor_config.json")
-    processor_config["auto_map"] = processor_map
-    processor_config["feature_extractor"]["auto_map"] = processor_map
+    processor_config["auto_map"] = references(parts)
+    processor_config["feature_extractor"]["auto_map"] = references(parts)
     write_json(folder / "processor_config.json", processor_config)
+
+    if unit_source:  # its files are looked for in the repo's root, too
+        path = folder / AUDIO_TOKENIZER_FOLDER / "config.json"
+        write_json(path, read_json(path) | {"auto_map": references(unit_source)})
     return folder
+
+
+def processor_parts(processor: ProcessorMixin) -> dict[str, type]:
+    """A processor's class and its feature extractor's, by their Auto classes."""
+    parts, extractor = {"AutoProcessor": type(processor)}, type(processor.feature_extractor)
+    if isinstance(processor, SpeechLMProcessor) and extractor.__module__.startswith("transformers."):
+        return parts  # units of an encoder that Transformers owns: it has its features' source, too
+    return parts | {"AutoFeatureExtractor": extractor}
+
+
+def unit_source_parts(processor: ProcessorMixin) -> dict[str, type]:
+    """By their Auto classes, the classes of the audio tokenizer inside a SpeechLM's processor; others have none."""
+    if not isinstance(processor, SpeechLMProcessor):
+        return {}
+    audio_tokenizer = processor.audio_tokenizer
+    return {"AutoConfig": type(audio_tokenizer.config), "AutoModelForAudioTokenization": type(audio_tokenizer)}
 
 
 def save_clean(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
     """Save both without what loading and training left behind: `LOADING_FIELDS`, and a cache switched off."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_json(folder / "config.json", read_json(folder / "config.json") | {"use_cache": True})
+    config = read_json(folder / "config.json")
+    for fields in (config, config.get("text_config", {})):
+        fields["use_cache"] = True
+    write_json(folder / "config.json", config)
     tokenizer_config = read_json(folder / "tokenizer_config.json")
     kept = {name: value for name, value in tokenizer_config.items() if name not in LOADING_FIELDS}
     write_json(folder / "tokenizer_config.json", kept)
-    for weights in folder.glob("*.safetensors"):
+    for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)  # written for the owner alone
 
 
@@ -89,14 +112,18 @@ def registered_models(config_class: type) -> dict[str, type]:
     }
 
 
-def registered_pipelines(auto_names: set[str]) -> dict[str, dict[str, Any]]:
-    """By task, the suite's pipeline class (`impl`) and those of the Auto classes that can load its model (`pt`)."""
+def registered_pipelines(model: PreTrainedModel, auto_names: set[str]) -> dict[str, dict[str, Any]]:
+    """By task, the suite's pipeline class for a model (`impl`), and which of the Auto classes can load it (`pt`)."""
     pipelines = {}
     for task, entry in PIPELINE_REGISTRY.supported_tasks.items():
         loaders = [auto_class.__name__ for auto_class in entry["pt"] if auto_class.__name__ in auto_names]
-        if loaders and inspect.isclass(entry["impl"]) and entry["impl"].__module__.startswith(f"{SUITE}."):
-            pipelines[task] = {"impl": entry["impl"], "pt": loaders}
+        if loaders and inspect.isclass(entry["impl"]) and is_of_suite(entry["impl"]):
+            pipelines[task] = {"impl": entry["impl"].class_for(model), "pt": loaders}
     return pipelines
+
+
+def is_of_suite(cls: type) -> bool:
+    return cls.__module__.startswith(f"{SUITE}.")
 
 
 def collect_sources(classes: list[type]) -> dict[str, str]:
@@ -108,7 +135,7 @@ def collect_sources(classes: list[type]) -> dict[str, str]:
     Raises:
         ValueError: a class from elsewhere, another form of import, or two modules of one base name.
     """
-    foreign = [cls for cls in classes if not cls.__module__.startswith(f"{SUITE}.")]
+    foreign = [cls for cls in classes if not is_of_suite(cls)]
     if foreign:
         names = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in foreign)
         raise ValueError(f"Expected classes of {SUITE}, got {names}. `import {SUITE}` before loading the model.")
@@ -154,6 +181,11 @@ def flatten_imports(module: str) -> tuple[str, list[str]]:
 def reference(cls: type) -> str:
     """`module.Class`, as `auto_map` names a class of the repo."""
     return f"{cls.__module__.rsplit('.', 1)[1]}.{cls.__name__}"
+
+
+def references(classes: dict[str, type]) -> dict[str, str]:
+    """An `auto_map` of classes by their Auto classes."""
+    return {name: reference(cls) for name, cls in classes.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
