@@ -32,9 +32,10 @@ from transformers import (
 )
 
 import clearspeech  # noqa: F401  registers the suite's classes
-from clearspeech.processing.corpora import leave_out_long, load_corpus, load_noise
+from clearspeech.processing.corpora import load_noise
 from clearspeech.processing.noisy_pairs import mix_pairs, noise_perturber
 from clearspeech.processing.perturbation import utterance_seed
+from clearspeech.trainers.evaluation import open_short
 from clearspeech.trainers.noise_evaluation import (
     LatentSpeech,
     NoisyPairs,
@@ -141,15 +142,6 @@ def noise_classes(models: Models) -> list[str]:
     return [] if models.tokenizer is None else models.tokenizer.config.noise_classes
 
 
-def open_corpus(args: EvaluationArguments, source: str, split: str) -> Dataset:
-    """The first `--max_utterances` rows of at most `--max_seconds`; says how many were too long."""
-    corpus = load_corpus(source, split, streaming=False)
-    short = leave_out_long(corpus, args.max_seconds)
-    if len(short) < len(corpus):
-        print(f"{source}, {split}: left out {len(corpus) - len(short)} utterances of over {args.max_seconds} s")
-    return short.select(range(min(args.max_utterances or len(short), len(short))))
-
-
 @cache
 def open_noise(sources: tuple[str, ...], split: str) -> Dataset:
     """Rows `audio`, `noise` of all noise corpora. Raises ValueError when none is given."""
@@ -163,7 +155,8 @@ def mixed_pairs(
 ) -> NoisyPairs:
     """One noisy view of each utterance, of the given classes or of all when there are none."""
     perturber = noise_perturber(open_noise(tuple(args.noise_dataset), noise_split), snrs_db, classes or None)
-    return read_pairs(mix_pairs(open_corpus(args, source, split), perturber))
+    speech = open_short(source, split, args.max_seconds, args.max_utterances)
+    return read_pairs(mix_pairs(speech, perturber))
 
 
 def measure(
@@ -293,7 +286,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         if head:
             draw_features(*head, *encoded, pairs.noise, folder / f"noise_features_{label}.png")
     for source, label in zip(args.pairs, labels[len(args.dataset) :]):
-        pairs = read_pairs(open_corpus(args, source, args.split))
+        pairs = read_pairs(open_short(source, args.split, args.max_seconds, args.max_utterances))
         results[label], encoded = measure(models, pairs, args.batch_size, num_beams, args.transcribe_pairs)
         if set(pairs.noise) <= set(noise_classes(models)):
             results[label] |= noise_accuracy(encoded[1].noise_probabilities, pairs.noise, noise_classes(models))

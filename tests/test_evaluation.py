@@ -11,7 +11,14 @@ from transformers import AutoModelForAudioTokenization
 
 from clearspeech.processing.corpora import ESC10_CLASSES, load_noise
 from clearspeech.processing.perturbation import EVALUATION_PERTURBATIONS
-from clearspeech.trainers.evaluation import load_noise_conditions, noise_table, perturbed_views, tokenize, transcribe
+from clearspeech.trainers.evaluation import (
+    load_noise_conditions,
+    noise_table,
+    perturbed_views,
+    snr_sweep,
+    tokenize,
+    transcribe,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SYNTHETIC = ["gaussian", "pink", "brown", "bit_crush"]
@@ -85,6 +92,23 @@ def test_every_model_meets_the_same_noise(speech):
 def test_conditions_of_real_noise_need_clips(speech, make_speech):
     noise = {"real_ood": [make_speech(8000, 9)]}
     assert [name for name, _ in perturbed_views(speech, noise)] == [*SYNTHETIC, "real_ood"]
+
+
+def test_a_sweep_is_one_noise_at_every_snr(speech, make_speech):
+    noise = {"real_ood": [make_speech(8000, 9)]}
+    views = dict(perturbed_views(speech, noise, snr_sweep(["pink", "real_ood"], [20, 7.5])))
+    assert list(views) == ["pink@20", "pink@7.5", "real_ood@20", "real_ood@7.5"]
+    for kind in ("pink", "real_ood"):
+        for clean, quiet, loud in zip(speech, views[f"{kind}@20"], views[f"{kind}@7.5"]):
+            scale = 10 ** (12.5 / 20)
+            assert np.allclose(scale * (quiet - clean), loud - clean, atol=1e-6)
+            snr_db = 10 * np.log10(np.square(clean).mean() / np.square(loud - clean).mean())
+            assert snr_db == pytest.approx(7.5, abs=0.1)
+
+
+def test_a_sweep_over_what_has_no_snr_is_refused():
+    with pytest.raises(ValueError, match="Unknown kinds of noise bit_crush: choose from gaussian, pink, brown, real"):
+        snr_sweep(["pink", "bit_crush"], [10])
 
 
 def test_speech_that_is_read_only_is_no_trouble(speech, recwarn):

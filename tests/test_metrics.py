@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from clearspeech.trainers.metrics import (
+    AnswerAccuracy,
     CharacterErrorRate,
     CodebookUsage,
     UnitEditDistance,
     VoteMargin,
     WordErrorRate,
+    accuracy_interval,
     codebook_statistics,
     deduplicate,
     relative_error_reduction,
@@ -185,3 +187,42 @@ def test_bad_counts_are_refused():
         codebook_statistics([-1, 2])
     with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
         codebook_statistics(torch.ones(2, 2))
+
+
+# --- answers ---
+
+
+def test_an_answer_is_right_when_it_is_the_class_and_nothing_else():
+    references, answers = ["sad", "happy", "happy", "calm"], ["Sad.", "happy", "sad", "happy or calm"]
+    found = AnswerAccuracy().compute(predictions=answers, references=references)
+    assert found["accuracy"] == 50.0
+    assert found["majority"] == 50.0  # always "happy"
+    assert found["unparsed"] == 25.0
+    assert found["accuracy_low"] < 50.0 < found["accuracy_high"]
+
+
+def test_the_interval_is_that_of_resampled_utterances():
+    hits = np.arange(240) < 90
+    random = np.random.default_rng(1)
+    means = [100 * random.choice(hits, len(hits)).mean() for _ in range(4000)]
+    assert accuracy_interval(90, 240) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.5)
+
+
+def test_the_interval_is_seeded_and_shrinks_with_more_utterances():
+    assert accuracy_interval(30, 80) == accuracy_interval(30, 80)
+    few, many = (np.ptp(accuracy_interval(share, 4 * share)) for share in (20, 2000))
+    assert many < few / 5
+    assert accuracy_interval(0, 80) == (0.0, 0.0) and accuracy_interval(80, 80) == (100.0, 100.0)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (3, 2), (-1, 2)])
+def test_an_interval_of_impossible_counts_is_refused(counts):
+    with pytest.raises(ValueError, match=f"got {counts[0]} of {counts[1]}"):
+        accuracy_interval(*counts)
+
+
+def test_answers_without_a_class_are_refused():
+    with pytest.raises(ValueError, match="No utterance"):
+        AnswerAccuracy().compute(predictions=[], references=[])
+    with pytest.raises(ValueError, match=r"References \[1\]"):
+        AnswerAccuracy().compute(predictions=["sad", "sad"], references=["sad", ""])

@@ -1,20 +1,31 @@
 """Running a model over a corpus: transcripts, tokens, and both under noise."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..processing.audio_reading import SAMPLING_RATE
-from ..processing.corpora import ESC10_CLASSES, load_noise
+from ..processing.corpora import ESC10_CLASSES, leave_out_long, load_corpus, load_noise
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
-from ..processing.perturbation import EVALUATION_PERTURBATIONS, Perturber, utterance_seed
+from ..processing.perturbation import EVALUATION_PERTURBATIONS, Perturbation, Perturber, utterance_seed
 from ..processing.pipeline_speech_recognition import cut_at_quiet_places
 from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate, vote_statistics
+
+TABLE_13 = {row.name: row for row in EVALUATION_PERTURBATIONS}
+SNR_KINDS = tuple(name for name, row in TABLE_13.items() if row.kind != "bit_crush")  # bits are no SNR
+
+
+def length_batches(rows: Sequence, batch_size: int, title: str) -> Iterator[list[int]]:
+    """Positions in `rows` in batches of similar `len`, the shortest first, with a progress bar."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False):
+        yield order[first : first + batch_size]
 
 
 def feature_batches(
@@ -25,11 +36,13 @@ def feature_batches(
 
     waveforms: float arrays `(samples,)` at 16 kHz.
     """
-    order = sorted(range(len(waveforms)), key=lambda row: len(waveforms[row]))
-    for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False):
-        rows = order[first : first + batch_size]
+    for rows in length_batches(waveforms, batch_size, title):
         features = feature_extractor(
-            [waveforms[row] for row in rows], sampling_rate=SAMPLING_RATE, return_tensors="pt", device=device
+            [waveforms[row] for row in rows],
+            sampling_rate=SAMPLING_RATE,
+            padding="longest",
+            return_tensors="pt",
+            device=device,
         )
         yield rows, features.to(device)
 
@@ -95,6 +108,15 @@ def tokenize(
     return Tokens(*([values[row] for row in sorted(values)] for values in (codes, votes)))
 
 
+def open_short(source: str, split: str, max_seconds: float, max_utterances: int | None) -> Dataset:
+    """The first `max_utterances` rows (all if None) of at most `max_seconds`; prints how many were too long."""
+    corpus = load_corpus(source, split, streaming=False)
+    short = leave_out_long(corpus, max_seconds)
+    if len(short) < len(corpus):
+        print(f"{source}, {split}: left out {len(corpus) - len(short)} utterances of over {max_seconds} s")
+    return short.select(range(min(max_utterances or len(short), len(short))))
+
+
 def load_noise_conditions(sources: list[str], split: str) -> dict[str, list]:
     """
     Waveforms `(samples,)` of real noise for Table 13: `real`, of the classes that training may meet, and `real_ood`,
@@ -107,13 +129,33 @@ def load_noise_conditions(sources: list[str], split: str) -> dict[str, list]:
     return {name: waveforms for name, waveforms in noise.items() if waveforms}
 
 
-def perturbed_views(waveforms: list, noise: dict[str, list]) -> Iterator[tuple[str, list]]:
+def snr_sweep(kinds: Iterable[str], snrs_db: Iterable[float]) -> dict[str, Perturbation]:
     """
-    The conditions of StableToken's Table 13 in turn: name and perturbed waveforms, seeded per utterance.
+    Table 13's noises at other SNRs, in dB: rows by the name `<kind>@<SNR>`, such as `pink@7.5`.
+
+    An utterance meets the same noise at every SNR, only louder. Raises ValueError for a kind outside `SNR_KINDS`.
+    """
+    kinds, snrs_db = list(kinds), list(snrs_db)
+    unknown = [kind for kind in kinds if kind not in SNR_KINDS]
+    if unknown:
+        raise ValueError(f"Unknown kinds of noise {', '.join(unknown)}: choose from {', '.join(SNR_KINDS)}.")
+    return {
+        f"{kind}@{snr_db:g}": replace(TABLE_13[kind], minimum=snr_db, maximum=snr_db)
+        for kind in kinds
+        for snr_db in snrs_db
+    }
+
+
+def perturbed_views(
+    waveforms: list, noise: dict[str, list], perturbations: Mapping[str, Perturbation] = TABLE_13
+) -> Iterator[tuple[str, list]]:
+    """
+    The conditions of StableToken's Table 13, or others, in turn: name and perturbed waveforms, seeded per utterance.
 
     noise: waveforms of real noise for the conditions `real` and `real_ood`; a condition without is left out.
+    perturbations: rows by the conditions' names; a row of real noise draws from `noise` by its own name.
     """
-    for perturbation in EVALUATION_PERTURBATIONS:
+    for condition, perturbation in perturbations.items():
         clips = noise.get(perturbation.name)
         if perturbation.kind == "real" and not clips:
             continue
@@ -122,7 +164,7 @@ def perturbed_views(waveforms: list, noise: dict[str, list]) -> Iterator[tuple[s
         for waveform in waveforms:
             waveform = torch.tensor(np.asarray(waveform))  # a copy: arrays mapped from a file are read-only
             views.append(perturber.perturb(waveform, utterance_seed(waveform))[0].numpy())
-        yield perturbation.name, views
+        yield condition, views
 
 
 def noise_table(

@@ -1,5 +1,6 @@
 """
-Metrics of the suite as `evaluate.Metric` classes: unit edit distance, WER, CER, codebook usage, vote margin.
+Metrics of the suite as `evaluate.Metric` classes: unit edit distance, WER, CER, accuracy of answers, codebook usage,
+vote margin.
 
     UnitEditDistance().compute(predictions=noisy_codes, references=clean_codes)  # {"ued": 10.2}
 
@@ -11,11 +12,13 @@ as `Trainer.evaluate` does; `keep_in_memory=False` brings back evaluate's own ex
 import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import datasets
 import evaluate
 import jiwer
+import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
@@ -24,6 +27,7 @@ from ..processing.text_normalization import normalize_text
 
 CODE_LISTS = datasets.Sequence(datasets.Value("int64"))
 UNANIMOUS = 1.0 - 1e-3  # a mean score of +-1; the next one below is 1 - 2 / voters
+NUM_RESAMPLES = 10_000  # of a bootstrap; the ends of a 95 % interval are then known to 3 % of a standard error
 
 
 class InMemoryMetric(evaluate.Metric):
@@ -104,6 +108,34 @@ class CharacterErrorRate(InMemoryMetric):
         return {"cer": 100.0 * jiwer.cer(*_normalize(predictions, references))}
 
 
+class AnswerAccuracy(InMemoryMetric):
+    """How often a written answer names the right class, in percent, both normalised by `normalize_text`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return self._describe({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+
+    def _compute(self, predictions: list[str], references: list[str], seed: int = 0) -> dict[str, float]:
+        """
+        predictions, references: for each utterance the answer and the name of its class. Classes are those that occur
+        in the references; an answer that is no class's name is wrong.
+
+        Returns `accuracy`; `accuracy_low` and `accuracy_high`, its 95 % interval over utterances (`accuracy_interval`,
+        with `seed`); `majority`, the accuracy of always answering the most frequent class; `unparsed`, the share of
+        answers that are no class. Raises ValueError for no utterance, and for an empty reference.
+        """
+        references, predictions = _normalize(predictions, references)
+        counts, total = Counter(references), len(references)
+        num_right = sum(map(str.__eq__, predictions, references))
+        low, high = accuracy_interval(num_right, total, seed)
+        return {
+            "accuracy": 100.0 * num_right / total,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "majority": 100.0 * max(counts.values()) / total,
+            "unparsed": 100.0 * sum(answer not in counts for answer in predictions) / total,
+        }
+
+
 class CodebookUsage(InMemoryMetric):
     """How much of a codebook is used, see `codebook_statistics`."""
 
@@ -180,6 +212,21 @@ def vote_statistics(votes: Tensor) -> dict[str, float | list[float]]:
         "vote_margin_per_bit": margins.mean(dim=0).tolist(),
         "unanimous_bits": 100.0 * float((margins >= UNANIMOUS).double().mean()),
     }
+
+
+def accuracy_interval(num_right: int, total: int, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
+    """
+    Percentile bootstrap interval of an accuracy over utterances: lowest and highest in percent.
+
+    `total` utterances drawn with replacement from `num_right` right and all other wrong ones are right a binomial
+    number of times, so that is drawn. It says how far other utterances of these speakers would move the accuracy,
+    not other speakers. Raises ValueError unless 0 <= num_right <= total and total >= 1.
+    """
+    if not 0 <= num_right <= total or total < 1:
+        raise ValueError(f"An accuracy needs 0 <= num_right <= total and total >= 1; got {num_right} of {total}.")
+    resampled = np.random.default_rng(seed).binomial(total, num_right / total, NUM_RESAMPLES)
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return 100.0 * float(low) / total, 100.0 * float(high) / total
 
 
 def relative_error_reduction(error: float, baseline: float) -> float:
