@@ -64,6 +64,7 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
         if not from_scratch:
             model.language_model = AutoModelForCausalLM.from_pretrained(text_model, **kwargs)
             model.language_model.resize_token_embeddings(model.config.vocab_size, mean_resizing=False)
+            model.language_model.config.name_or_path = ""  # which would be a folder of this machine
             model.config.text_config = model.language_model.config
         model.generation_config = model.text_generation_config(text_config)
         return model

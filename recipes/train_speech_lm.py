@@ -22,13 +22,16 @@ On two CPU cores, units from the kept mini StableToken (about 10 minutes):
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 
 from clearspeech.modeling.modeling_speech_lm import SpeechLMForCausalLM
 from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 from clearspeech.processing.unit_sequences import UnitSequenceCollator, make_sequences
+from clearspeech.trainers.adapters import add_adapters, save_merged
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_speech_lm import SpeechLMTrainer, SpeechLMTrainingArguments
 from clearspeech.trainers.unit_extraction import extract_units
@@ -76,9 +79,7 @@ class RecipeArguments:
     )
     task_weights: list[float] = field(
         default_factory=list,
-        metadata={
-            "help": "How often each task is drawn, transcripts first; by their rows when not given."
-        },
+        metadata={"help": "How often each task is drawn, transcripts first; by their rows when not given."},
     )
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     text_model: str = field(
@@ -95,7 +96,10 @@ class RecipeArguments:
         default_factory=lambda: [1.0, 0.9, 1.1], metadata={"help": '"using factor 0.9 and 1.1"'}
     )
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    lora: bool = field(default=False, metadata={"help": "Train adapters and the new rows, not the text model."})
+    lora: bool = field(
+        default=False,
+        metadata={"help": "Train adapters and the new rows only: output_dir/adapter, and merged in output_dir."},
+    )
     lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters; their scale is 2."})
     on_error: str = field(
         default="raise",
@@ -113,6 +117,8 @@ class RecipeArguments:
             raise ValueError("Got neither --dataset nor --emotion_dataset.")
         if self.task_weights and len(self.task_weights) != len(self.sources):
             raise ValueError(f"Got {len(self.task_weights)} --task_weights for the tasks {list(self.sources)}.")
+        if self.lora and self.from_scratch:
+            raise ValueError("--lora leaves the text model as it was trained: with it pass --from_scratch False.")
 
     @property
     def sources(self) -> dict[str, list[str]]:
@@ -161,9 +167,14 @@ def main(arguments: list[str] | None = None):
     recipe, args = parse_arguments(arguments)
     checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
     set_seed(args.seed)
+    unset_hf_deepspeed_config()  # models are made whole, on every process: ZeRO-3's trainer splits its own up
 
     units = SpeechLMProcessor.from_pretrained(recipe.units)
-    model = SpeechLMForCausalLM.from_text_model(recipe.text_model, units.num_speech_units, recipe.from_scratch)
+    # weights that are trained need full precision, those under adapters keep their own
+    dtype = "auto" if recipe.lora else torch.float32
+    model = SpeechLMForCausalLM.from_text_model(
+        recipe.text_model, units.num_speech_units, recipe.from_scratch, dtype=dtype
+    )
     tokenizer = AutoTokenizer.from_pretrained(recipe.text_model)
     processor = units.with_text_model(tokenizer, model.config.text_vocab_size, list(recipe.sources))
     processor.audio_tokenizer.to(args.device)
@@ -172,7 +183,7 @@ def main(arguments: list[str] | None = None):
         split: load_sequences(recipe, processor, split, context, cache, args.seed) for split in ("train", "validation")
     }
     trainer = SpeechLMTrainer(
-        model=model,
+        model=add_adapters(model, recipe.lora_rank) if recipe.lora else model,
         args=args,
         train_dataset=sequences["train"],
         eval_dataset=sequences["validation"],
@@ -180,7 +191,10 @@ def main(arguments: list[str] | None = None):
         processor=processor,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    if recipe.lora:
+        save_merged(trainer, recipe.text_model)
+    else:
+        trainer.save_model()
     if trainer.is_world_process_zero():
         processor.save_pretrained(args.output_dir)
 

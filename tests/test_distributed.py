@@ -1,19 +1,27 @@
 """Questions to training in parts: micro-batches, two processes and DeepSpeed give what one big batch gives."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import read_run, relative_difference, run_apart
+from peft import PeftModel
+from tiny_training import read_run, relative_difference, run_apart, save_text_model
+from transformers import AutoModelForCausalLM
 
-from clearspeech import StableTokenForConditionalGeneration, StableTokenModel
+from clearspeech import SpeechLMForCausalLM, StableTokenForConditionalGeneration, StableTokenModel
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["stable_token", "whisper_ctc", "disentangled_whisper"]
+METHODS = ["stable_token", "whisper_ctc", "disentangled_whisper", "speech_lm"]
 TOLERANCE = 1e-4
+CONFIGURATIONS = ROOT / "recipes" / "accelerate"
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs the extra `deepspeed`"
+)
 
 
 def assert_equal_runs(ours, reference):
@@ -74,6 +82,14 @@ def test_two_processes_agree_on_a_conv_transformer_bottleneck(one_batch, tmp_pat
     assert_equal_runs(tmp_path, one_batch("disentangled_whisper", **fields))
 
 
+def test_two_processes_train_adapters_to_the_merged_weights_of_one(one_batch, tmp_path):
+    text_model = save_text_model(tmp_path / "text")
+    arguments = dict(method="speech_lm", text_model=text_model)
+    output_dir = str(tmp_path / "trained")
+    assert run_apart(2, output_dir=output_dir, num_rows=40, per_device_train_batch_size=4, **arguments) == [0, 0]
+    assert_equal_runs(output_dir, one_batch(**arguments))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_accumulated_micro_batches_give_the_loss_and_weights_of_one_batch(method, one_batch, tmp_path):
     """What is no sum over micro-batches is left out: batch entropy, averages that move once per micro-batch."""
@@ -113,24 +129,25 @@ def test_two_processes_train_on_a_stream_that_ends_before_max_steps(tmp_path, nu
     assert [line["step"] for line in read_run(tmp_path)[1]] == [1, 2, 3, 4, 5]
 
 
-def launch(config: str, output_dir: Path, *arguments: str):
-    """Five steps of StableToken through `accelerate launch` with one of the recipes' configurations, on the CPU."""
+def launch(config: Path, method: str, output_dir: Path, *arguments: str) -> int:
+    """Five steps through `accelerate launch` with one of the recipes' configurations, on the CPU; the exit code."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
-    script = [str(ROOT / "tests" / "tiny_training.py"), "stable_token", str(output_dir)]
-    command = [*launcher, "--config_file", str(ROOT / "recipes" / "accelerate" / config), *script, *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=600)
+    script = [str(ROOT / "tests" / "tiny_training.py"), method, str(output_dir), *arguments]
+    command = [*launcher, "--config_file", str(config), *script, "--num_rows", "40"]
+    command += ["--per_device_train_batch_size", "4"]
+    return subprocess.run(command, cwd=ROOT, timeout=600).returncode
 
 
 @pytest.mark.slow
 def test_accelerate_launches_two_processes_on_the_cpu(tmp_path, one_batch):
-    launch("cpu.yaml", tmp_path, "--per_device_train_batch_size", "4", "--num_rows", "40")
+    assert launch(CONFIGURATIONS / "cpu.yaml", "stable_token", tmp_path) == 0
     assert_equal_runs(tmp_path, one_batch("stable_token"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
+@needs_deepspeed
 def test_deepspeed_zero2_trains_saves_and_reloads(tmp_path, one_batch):
-    launch("zero2.yaml", tmp_path, "--per_device_train_batch_size", "4", "--num_rows", "40")
+    assert launch(CONFIGURATIONS / "zero2.yaml", "stable_token", tmp_path) == 0
     expected_folder = one_batch("stable_token")
     for line, expected in zip(read_run(tmp_path)[1], read_run(expected_folder)[1], strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=TOLERANCE)
@@ -141,3 +158,37 @@ def test_deepspeed_zero2_trains_saves_and_reloads(tmp_path, one_batch):
         expected = kind.from_pretrained(expected_folder).state_dict()
         assert relative_difference(model.state_dict(), expected) < TOLERANCE
     assert model.encode(torch.randn(1, 16, 80)).audio_codes.shape == (1, 20)
+
+
+@pytest.fixture
+def zero3(tmp_path) -> Path:
+    """The recipes' ZeRO-3, but weights are split up however small, and gone after each use, as in a large model."""
+    content = json.loads((ROOT / "recipes" / "deepspeed" / "zero3.json").read_text())
+    names = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance", "prefetch_bucket_size")
+    content["zero_optimization"] |= {f"stage3_{name}": 0 for name in names}
+    (tmp_path / "zero3.json").write_text(json.dumps(content))
+    launcher = (CONFIGURATIONS / "zero3.yaml").read_text()
+    (tmp_path / "zero3.yaml").write_text(launcher.replace("recipes/deepspeed/zero3.json", f"{tmp_path}/zero3.json"))
+    return tmp_path / "zero3.yaml"
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_deepspeed_zero3_trains_adapters_is_killed_resumes_merges_and_reloads(tmp_path, one_batch, zero3):
+    """Validation, where the second process has a batch less than the first, too; the last step is the best."""
+    text_model, output_dir = save_text_model(tmp_path / "text"), tmp_path / "trained"
+    arguments = ["--text_model", json.dumps(text_model), "--save_strategy", '"steps"', "--save_steps", "1"]
+    arguments += ["--eval_strategy", '"steps"', "--eval_steps", "1", "--per_device_eval_batch_size", "1"]
+    arguments += ["--load_best_model_at_end", "true"]
+    assert launch(zero3, "speech_lm", output_dir, *arguments, "--killed_after", "4") != 0
+    assert (output_dir / "checkpoint-4").is_dir()
+    assert launch(zero3, "speech_lm", output_dir, *arguments, "--resume", "true") == 0
+    assert_equal_runs(output_dir, one_batch("speech_lm", text_model=text_model))
+
+    merged, report = AutoModelForCausalLM.from_pretrained(output_dir, output_loading_info=True)
+    assert type(merged) is SpeechLMForCausalLM
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys"))
+    model = SpeechLMForCausalLM.from_text_model(text_model, merged.config.num_speech_units)
+    adapted = PeftModel.from_pretrained(model, output_dir / "adapter").eval()
+    ids = torch.randint(merged.config.vocab_size, (2, 9))
+    torch.testing.assert_close(merged.eval()(ids).logits, adapted(input_ids=ids).logits)

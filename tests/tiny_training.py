@@ -24,7 +24,14 @@ from accelerate.utils import is_deepspeed_available
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import LlamaConfig, TrainerCallback, WhisperConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    TrainerCallback,
+    WhisperConfig,
+)
 from transformers.integrations import unset_hf_deepspeed_config
 
 from clearspeech import (
@@ -73,6 +80,18 @@ SHAPE = dict(
     pad_token_id=0,
     begin_suppress_tokens=None,
     dropout=0.0,
+)
+TEXT_CONFIG = Qwen2Config(
+    vocab_size=30,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    eos_token_id=3,
+    pad_token_id=0,
+    tie_word_embeddings=True,
 )
 ARGUMENTS = dict(
     max_steps=5,
@@ -124,6 +143,13 @@ def sequence_corpus(config: SpeechLMConfig, num_rows: int = 12) -> Dataset:
         tokens = [*prompt, *units, config.speech_end_token_id, *text, config.text_end_token_id]
         rows.append({"input_ids": tokens, "num_prompt": len(prompt), "num_tokens": len(tokens)})
     return Dataset.from_list(rows)
+
+
+def save_text_model(folder: str | Path, text_config: PreTrainedConfig = TEXT_CONFIG) -> str:
+    """A random language model of text to train adapters for; the folder."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(text_config).save_pretrained(folder)
+    return str(folder)
 
 
 def build_trainer(

@@ -16,17 +16,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_labels: Tensor | int | Non
     return total / (labels.ne(-100).sum() if num_labels is None else num_labels)
 
 
-def smoothed_cross_entropy(
-    logits: Tensor, labels: Tensor, smoothing: float, num_labels: Tensor | int | None = None
-) -> Tensor:
+def token_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """
-    Cross-entropy to labels of which a share `smoothing` is spread over the whole vocabulary, in nats per label
-    ("Label Smoothing CE loss" of SLD's Table 1). Arguments as in `cross_entropy`.
+    Each token's cross-entropy `(tokens,)` in nats, 0 where there is no label.
+
+    logits: `(tokens, vocabulary)`; labels: `(tokens,)`, -100 where there is none; smoothing: the share of a label that
+    is spread over the whole vocabulary ("Label Smoothing CE loss" of SLD's Table 1).
     """
-    total = nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
-    )
-    return total / (labels.ne(-100).sum() if num_labels is None else num_labels)
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
 def smoothed_label_divergence(
@@ -44,9 +41,9 @@ def smoothed_label_divergence(
     Eq. 5's target takes two values only, one for the label and one for all other units, so that
     `KL = -H - other * sum(log p) - (target - other) * log p(label)`, and no target distribution is ever built.
 
-    unit_logits: `(batch, tokens, units)`, those of speech units alone, over which p is normalized; units:
-    `(batch, tokens)` labels, any value where `mask` `(batch, tokens)` is False. At 6000 units, smoothing 0.1 and
-    temperature 1 the target is nearly uniform (4.1e-4 against 1.7e-4): the term is a penalty on confidence.
+    unit_logits: `(..., units)`, those of speech units alone, over which p is normalized; units: `(...)` labels, any
+    value where `mask` `(...)` is False. At 6000 units, smoothing 0.1 and temperature 1 the target is nearly uniform
+    (4.1e-4 against 1.7e-4): the term is a penalty on confidence.
     """
     num_units = unit_logits.shape[-1]
     smoothed = torch.tensor([1 - smoothing + smoothing / num_units, smoothing / num_units], dtype=torch.float64)
@@ -56,7 +53,7 @@ def smoothed_label_divergence(
     negative_entropy = float((weights * log_values.exp() * log_values).sum())
 
     logits = unit_logits.float()
-    normalizer = logits.logsumexp(dim=-1)  # (batch, tokens)
+    normalizer = logits.logsumexp(dim=-1)  # (...)
     label_logits = logits.gather(-1, units.clamp(0, num_units - 1).unsqueeze(-1)).squeeze(-1)
     cross = other * (logits.sum(dim=-1) - num_units * normalizer) + (target - other) * (label_logits - normalizer)
     divergence = (negative_entropy - cross).masked_fill(~mask, 0.0)

@@ -11,7 +11,7 @@ import torch
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -166,14 +166,17 @@ class SpeechTrainer(Trainer):
         """
         if dataset is None or len(dataset) < self.args.world_size:
             raise ValueError(f"{self.args.world_size} process(es) need a validation row each; got {dataset}.")
-        rows = range(self.args.process_index, len(dataset), self.args.world_size)
-        loader = DataLoader(Subset(dataset, rows), self.args.eval_batch_size, collate_fn=self.data_collator)
+        size, world = self.args.eval_batch_size, self.args.world_size
+        mine = range(self.args.process_index, len(dataset), world)
         totals: dict[str, Tensor] = {}
         was_training = self.model.training
         self.model.eval()
-        for batch in loader:
+        for first in range(0, -(-len(dataset) // world), size):  # as often on every process, as ZeRO-3 needs
+            rows = mine[first : first + size] or mine[:1]
+            batch = self.data_collator([dataset[row] for row in rows])
             for name, value in batch_sums(self._prepare_inputs(batch)).items():
-                totals[name] = totals.get(name, 0.0) + value.double()
+                counted = value.double() if first < len(mine) else torch.zeros_like(value, dtype=torch.double)
+                totals[name] = totals.get(name, 0.0) + counted
         self.model.train(was_training)
         names = sorted(totals)
         sums = torch.stack([totals[name] for name in names])
@@ -265,17 +268,20 @@ class SpeechTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._staging = False
+        folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        best = self.state.best_model_checkpoint
+        is_best = best is not None and Path(best) == folder / STAGING_FOLDER / name
+        if is_best:  # on every process: with DeepSpeed each loads its part of it in the end
+            self.state.best_model_checkpoint = str(folder / name)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self._publish_checkpoint(Path(self.args.output_dir))
+            self._publish_checkpoint(folder, name, is_best)
         self.accelerator.wait_for_everyone()
 
-    def _publish_checkpoint(self, folder: Path):
+    def _publish_checkpoint(self, folder: Path, name: str, is_best: bool):
         """Move the staged checkpoint to its place in `folder` and delete those beyond `save_total_limit`."""
-        name, staging = f"checkpoint-{self.state.global_step}", folder / STAGING_FOLDER
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best) == staging / name:
-            self.state.best_model_checkpoint = str(folder / name)
+        staging = folder / STAGING_FOLDER
+        if is_best:
             self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
         if (folder / name).exists():  # moved, not deleted, before the new one is there
             os.replace(folder / name, staging / "replaced")

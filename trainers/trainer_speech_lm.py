@@ -4,18 +4,20 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import TrainingArguments
 
 from ..processing.processing_speech_lm import SpeechLMProcessor
-from .losses import cross_entropy, smoothed_cross_entropy, smoothed_label_divergence
+from .losses import smoothed_label_divergence, token_cross_entropy
 from .metrics import WordErrorRate
 from .speech_trainer import SpeechTrainer
 
 SPEECH_LOSSES = ("none", "ce", "label_smoothing", "kl", "sld")  # rows i to v of Table 1
 KL_POSITIONS = ("speech", "reference")
 KL_REDUCTIONS = ("batch", "token")
+LOGITS_AT_ONCE = 2**23  # 32 MB in float32
 
 
 @dataclass
@@ -117,7 +119,7 @@ class SpeechLMTrainer(SpeechTrainer):
         }
 
     def positions(self, labels: Tensor) -> dict[str, Tensor]:
-        """Where labels `(batch, tokens)` are text or `<text_end>`, units or `<speech_end>`, and where eq. 4 is."""
+        """Where labels `(...)` are text or `<text_end>`, units or `<speech_end>`, and where eq. 4 is."""
         config = self.model_config
         distilled = 0 if self.args.kl_positions == "reference" else config.first_unit_token_id
         return {
@@ -136,32 +138,46 @@ class SpeechLMTrainer(SpeechTrainer):
 
     def terms(self, model, inputs: dict[str, Tensor], counts: dict[str, Tensor]):
         """Weight and value of each term, and the model's output. counts: what each sum is divided by."""
-        args, labels = self.args, inputs["labels"][:, 1:]
+        args = self.args
         input_ids = self.mask_time(inputs) if model.training and args.time_masking else inputs["input_ids"]
         outputs = model(input_ids=input_ids, attention_mask=inputs["attention_mask"], use_cache=False)
-        logits = outputs.logits[:, :-1]
-        where = self.positions(labels)
+        # labels move, not logits: without the last of each row those would be a copy
+        labels = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
+        divisors = counts | {"divergence": counts["utterances" if args.kl_reduction == "batch" else "distilled"]}
+        weights = {"text": 1.0, "speech": 1.0, "divergence": args.distillation_weight}
+        sums = self.sums(outputs.logits, labels)
+        return {name: (weights[name], value / divisors[name]) for name, value in sums.items()}, outputs
 
-        text, speech = labels.masked_fill(~where["text"], -100), labels.masked_fill(~where["speech"], -100)
-        terms = {"text": (1.0, cross_entropy(logits, text, counts["text"]))}
-        if args.speech_loss in ("ce", "sld"):
-            terms["speech"] = (1.0, cross_entropy(logits, speech, counts["speech"]))
+    def sums(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """
+        Sum of each term over the tokens. logits: `(batch, tokens, vocabulary)`; labels: `(batch, tokens)`.
+
+        A part of the tokens at a time, computed again in the backward pass: logits are the largest tensors of a step
+        (1.8 GB for eight of the paper's sequences), and of their size nothing but their gradient is kept.
+        """
+        num_tokens = max(LOGITS_AT_ONCE // logits.shape[-1], 1)
+        parts = [
+            checkpoint(self.sums_of_part, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(logits.flatten(0, 1).split(num_tokens), labels.flatten().split(num_tokens))
+        ]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+    def sums_of_part(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Eq. 1, 2 and 4 summed over tokens. logits: `(tokens, vocabulary)`; labels: `(tokens,)`."""
+        args, where = self.args, self.positions(labels)
+        losses = token_cross_entropy(logits, labels)
+        sums = {"text": (losses * where["text"]).sum()}
         if args.speech_loss == "label_smoothing":
-            terms["speech"] = (1.0, smoothed_cross_entropy(logits, speech, args.smoothing, counts["speech"]))
+            losses = token_cross_entropy(logits, labels, args.smoothing)
+        if args.speech_loss in ("ce", "label_smoothing", "sld"):
+            sums["speech"] = (losses * where["speech"]).sum()
         if args.speech_loss in ("kl", "sld") and args.distillation_weight:
-            terms["divergence"] = (args.distillation_weight, self.divergence(logits, labels, where, counts))
-        return terms, outputs
-
-    def divergence(
-        self, logits: Tensor, labels: Tensor, where: dict[str, Tensor], counts: dict[str, Tensor]
-    ) -> Tensor:
-        """Eq. 4 on the logits of units, a slice of `(batch, tokens, vocabulary)`."""
-        args, first = self.args, self.model_config.first_unit_token_id
-        divisor = counts["utterances" if args.kl_reduction == "batch" else "distilled"]
-        units = (labels - first).clamp_min(0)  # in the released code, text and ends count as unit 0
-        return smoothed_label_divergence(
-            logits[..., first:], units, where["distilled"], args.smoothing, args.temperature, divisor
-        )
+            first = self.model_config.first_unit_token_id
+            units = (labels - first).clamp_min(0)  # in the released code, text and ends count as unit 0
+            sums["divergence"] = smoothed_label_divergence(
+                logits[:, first:], units, where["distilled"], args.smoothing, args.temperature
+            )
+        return sums
 
     def mask_time(self, inputs: dict[str, Tensor]) -> Tensor:
         """Each real token of `input_ids` `(batch, tokens)` replaced with the padding token, by chance; labels stay."""
