@@ -6,6 +6,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .repository_source import without_source
+
 WAVEFORM_ENCODERS = ("hubert", "wav2vec2", "wavlm")
 SAMPLES_PER_MEL_FRAME = 160  # 10 ms at 16 kHz
 WAVLM_LARGE = dict(
@@ -56,12 +58,10 @@ class KMeansTokenizerConfig(PreTrainedConfig):
     codebook_size: int = 2000
 
     def __post_init__(self, **kwargs: Any):
-        if __name__.startswith("clearspeech."):  # installed: the suite's own classes win over a repository's copies
-            kwargs.pop("auto_map", None)
         if not isinstance(self.encoder_config, PreTrainedConfig):
             fields = {"model_type": "wavlm", **WAVLM_LARGE} if self.encoder_config is None else self.encoder_config
             self.encoder_config = AutoConfig.for_model(**fields)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_source(kwargs))
 
     def validate_architecture(self):
         """Part of `@strict` validation: refuses encoders and layers that there are not."""

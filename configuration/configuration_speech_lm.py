@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .repository_source import without_source
+
 NUM_END_TOKENS = 2  # <text_end> and <speech_end>
 GPT2_ROWS = 50257
 
@@ -25,7 +27,8 @@ class SpeechLMConfig(PreTrainedConfig):
         num_speech_units: s, how many speech units there are ("6000 subword units").
 
     Raises:
-        ValueError: no units, or a vocabulary that has no room for text beside them.
+        StrictDataclassClassValidationError (of huggingface_hub): no units, or a vocabulary that has no room for text
+            beside them.
     """
 
     model_type = "speech_lm"
@@ -42,10 +45,7 @@ class SpeechLMConfig(PreTrainedConfig):
     num_speech_units: int = 6000
 
     def __post_init__(self, **kwargs: Any):
-        if __name__.startswith("clearspeech."):  # installed: the suite's own classes win over a repository's copies
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_source(kwargs))
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
 
     def validate_architecture(self):
@@ -62,9 +62,21 @@ class SpeechLMConfig(PreTrainedConfig):
     def from_text_config(
         cls, text_config: PreTrainedConfig, num_speech_units: int, **overrides: Any
     ) -> "SpeechLMConfig":
-        """For a text model with `text_config`, extended by end tokens and units. The argument is left as it is."""
+        """
+        For a text model with `text_config`, extended by end tokens and units. The argument is left as it is.
+
+        Raises:
+            ValueError: a text model without `max_position_embeddings` (BLOOM, MPT, Mamba): how long a sequence may be
+                is asked in training, in `pipeline` and in evaluation.
+        """
+        if not hasattr(text_config, "max_position_embeddings"):
+            raise ValueError(
+                f"A {text_config.model_type} has no max_position_embeddings, so its context is unknown: take a text "
+                "model with a position limit (GPT-2, Llama, Qwen ...)."
+            )
         extended = type(text_config).from_dict(text_config.to_dict())
         extended.vocab_size += NUM_END_TOKENS + num_speech_units
+        extended.name_or_path = ""  # which would be a folder of this machine
         return cls(text_config=extended, num_speech_units=num_speech_units, **overrides)
 
     @property

@@ -5,6 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import WhisperConfig
 
+from .repository_source import without_source
+
 
 @strict
 class WhisperTokenizerConfig(WhisperConfig):
@@ -25,10 +27,7 @@ class WhisperTokenizerConfig(WhisperConfig):
     window_overlap: int = 250
 
     def __post_init__(self, **kwargs):
-        if __name__.startswith("clearspeech."):  # installed: the suite's own classes win over a repository's copies
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_source(kwargs))
 
     def validate_architecture(self):
         """Part of `@strict` validation: refuses token rates and windows that do not fit the encoder."""

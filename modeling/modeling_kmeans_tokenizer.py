@@ -96,6 +96,7 @@ class KMeansTokenizerModel(WindowedEncodingMixin, PreTrainedModel):
         """
         source_config = AutoConfig.from_pretrained(encoder)
         encoder_config = plain_encoder_config(source_config)
+        encoder_config.name_or_path = ""  # which would be a folder of this machine
         check_layer(encoder_config, layer)
         model = cls(KMeansTokenizerConfig(encoder_config=encoder_config, layer=layer, codebook_size=codebook_size))
         auto_class = AutoModelForAudioTokenization if source_config.model_type in WHISPER_TOKENIZERS else AutoModel

@@ -1,11 +1,18 @@
 """SpeechLM: any causal language model of text, with rows for speech units."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..configuration.configuration_speech_lm import SpeechLMConfig
@@ -35,7 +42,8 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SpeechLMConfig):
         super().__init__(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        # else it would have the text model's dtype, which its configuration remembers
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, dtype=torch.get_default_dtype())
         self.post_init()
 
     @classmethod
@@ -48,7 +56,8 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             text_model: folder or Hub id of a causal language model.
             from_scratch: random weights of its shape, not its own; such a folder needs no weights.
-            kwargs: passed on to `AutoModelForCausalLM.from_pretrained` (`dtype`, `attn_implementation`, ...).
+            kwargs: passed on to `AutoModelForCausalLM.from_pretrained` (`dtype`, `attn_implementation`, ...). From
+                scratch these two alone, and weights are float32 unless `dtype` is given.
 
         Raises:
             ValueError: the folder is a SpeechLM already.
@@ -59,9 +68,12 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
                 f"{text_model} is a SpeechLM already: load it with AutoModelForCausalLM.from_pretrained, or pass the "
                 "text model that it was made from."
             )
-        with nullcontext() if from_scratch else torch.device("meta"):  # not a second copy of large weights
-            model = cls(SpeechLMConfig.from_text_config(text_config, num_speech_units))
-        if not from_scratch:
+        config = SpeechLMConfig.from_text_config(text_config, num_speech_units)
+        if from_scratch:
+            model = cls._from_config(config, **kwargs)
+        else:
+            with torch.device("meta"):  # not a second copy of large weights
+                model = cls(config)
             model.language_model = AutoModelForCausalLM.from_pretrained(text_model, **kwargs)
             model.language_model.resize_token_embeddings(model.config.vocab_size, mean_resizing=False)
             model.language_model.config.name_or_path = ""  # which would be a folder of this machine
@@ -69,7 +81,7 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
         model.generation_config = model.text_generation_config(text_config)
         return model
 
-    def text_generation_config(self, text_config) -> GenerationConfig:
+    def text_generation_config(self, text_config: PreTrainedConfig) -> GenerationConfig:
         """Greedy search up to `<text_end>`: "we use greedy search for ASR decoding"."""
         ends = text_config.eos_token_id
         last = ends[0] if isinstance(ends, list) else ends

@@ -11,8 +11,9 @@ class WindowedEncodingMixin:
     """
     `encode` for a tokenizer whose `forward(input_features, attention_mask)` returns an output with per-token tensors.
 
-    The model's configuration is a `WhisperTokenizerConfig`. `padding_code` is the id behind the end of an utterance,
-    `token_outputs` names the output's fields `(batch, frames, ...)`; others are dropped.
+    The model's configuration has `max_source_tokens`, `window_overlap` and `mel_frames_per_token`, as that of a
+    `WhisperTokenizerConfig`. `padding_code` is the id behind the end of an utterance, `token_outputs` names the
+    output's fields `(batch, frames, ...)`; others are dropped.
     """
 
     token_outputs: tuple[str, ...]

@@ -53,8 +53,8 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
             processor = SpeechLMProcessor.from_pretrained(model.name_or_path)
         if processor is None:
             raise ValueError(
-                f"Got a {type(model).__name__} without its processor. Pass processor=, or see what "
-                "AutoProcessor.from_pretrained says of the model's repository."
+                f"Got a {type(model).__name__} without its processor. Call SpeechLMPipeline(model=, "
+                "processor=), or see what AutoProcessor.from_pretrained says of the model's repository."
             )
         processor.check_model(model)
         self.type = "seq2seq"

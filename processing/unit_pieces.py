@@ -50,7 +50,8 @@ class UnitPieces:
         self.num_units = (
             len(characters) if self.mode == "single_script" else ord(max(characters)) + 1 - FIRST_REFERENCE
         )
-        self.alphabet = unit_alphabet(self.num_units, self.mode)
+        # pieces of the paper's code do not say how many units there are: rare ones have none, and are unknown
+        self.alphabet = unit_alphabet(self.num_units if self.mode == "single_script" else NUM_HAN, self.mode)
         self.units = {character: unit for unit, character in enumerate(self.alphabet)}
 
     @property

@@ -29,23 +29,27 @@ def make_sequences(
     Returns columns `input_ids` (prompt, units, `<speech_end>`, answer, `<text_end>`), `num_prompt`, `num_tokens`.
 
     Raises:
-        ValueError: a task without its column, an answer that is empty or holds special tokens, units that are not the
-            processor's, or sequences longer than `max_tokens`: counted, the first ones named.
+        ValueError: a task without its column, an answer that is empty or holds special tokens or units that are not
+            the processor's (the row is named), or sequences longer than `max_tokens`: counted, the first ones named.
     """
     column = TASKS[task].answer_column
     if column not in rows.column_names:
         raise ValueError(f"the task {task!r} answers with the column {column!r}; these rows have {rows.column_names}.")
 
-    def encode(row: dict[str, Any]) -> dict[str, Any]:
+    def encode(row: dict[str, Any], number: int) -> dict[str, Any]:
         prompt = draw_prompt(task, units_seed(row["units"])) if prompted else None
-        sequence = processor.sequence(row["units"], row[column], prompt)
+        try:
+            sequence = processor.sequence(row["units"], row[column] or "", prompt)
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from error
         return {
             "input_ids": sequence["input_ids"],
             "num_prompt": sequence["num_prompt"],
             "num_tokens": len(sequence["input_ids"]),
         }
 
-    sequences = rows.map(encode, remove_columns=rows.column_names, desc=f"sequences of {task}", keep_in_memory=True)
+    options = dict(remove_columns=rows.column_names, desc=f"sequences of {task}", keep_in_memory=True)
+    sequences = rows.map(encode, with_indices=True, **options)
     lengths = np.array(sequences["num_tokens"])
     long = np.flatnonzero(lengths > max_tokens)
     if len(long):

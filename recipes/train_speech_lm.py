@@ -117,6 +117,8 @@ class RecipeArguments:
             raise ValueError("Got neither --dataset nor --emotion_dataset.")
         if self.task_weights and len(self.task_weights) != len(self.sources):
             raise ValueError(f"Got {len(self.task_weights)} --task_weights for the tasks {list(self.sources)}.")
+        if self.task_weights and min(self.task_weights) <= 0:  # a task that is never drawn would never be used up
+            raise ValueError(f"--task_weights must be above 0; got {self.task_weights}. Leave out a task's corpora.")
         if self.lora and self.from_scratch:
             raise ValueError("--lora leaves the text model as it was trained: with it pass --from_scratch False.")
 

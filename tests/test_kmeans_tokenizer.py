@@ -144,6 +144,11 @@ def test_a_tokenizer_reloads_with_the_same_codes(tokenizer_model, extract, make_
     assert (half.encode(**inputs).audio_codes == expected).float().mean() > 0.8
 
 
+def test_a_saved_tokenizer_does_not_say_where_its_encoder_was(tokenizer_model, encoder_folder, tmp_path):
+    tokenizer_model.save_pretrained(tmp_path / "tokenizer")
+    assert str(encoder_folder) not in (tmp_path / "tokenizer" / "config.json").read_text()
+
+
 @pytest.mark.parametrize("lost", ["centroids", "layer"])
 def test_half_a_tokenizer_is_refused(tokenizer_model, tmp_path, lost):
     """Transformers would fill in random numbers with a warning."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, Qwen2Config
 
 import clearspeech  # noqa: F401  (registers the classes)
 from clearspeech.configuration.configuration_speech_lm import SpeechLMConfig
@@ -122,6 +122,23 @@ def test_from_scratch_takes_the_shape_alone(tmp_path):
     assert not any(weights.is_meta for weights in model.parameters())
 
 
+@pytest.mark.parametrize("from_scratch", [True, False])
+def test_the_dtype_is_the_one_asked_for_whatever_the_text_models(tmp_path, from_scratch):
+    AutoModelForCausalLM.from_config(GPT2).to(torch.bfloat16).save_pretrained(tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = SpeechLMForCausalLM.from_text_model(str(tmp_path), NUM_UNITS, from_scratch, dtype=dtype)
+        assert {weights.dtype for weights in model.parameters()} == {dtype}
+    model = SpeechLMForCausalLM(SpeechLMConfig.from_text_config(model.config.text_config, NUM_UNITS))
+    assert model.dtype == torch.float32  # as of any model of Transformers
+
+
+@pytest.mark.parametrize("from_scratch", [True, False])
+def test_a_saved_model_does_not_say_where_its_text_model_was(text_model, from_scratch, tmp_path):
+    model = SpeechLMForCausalLM.from_text_model(str(text_model[1]), NUM_UNITS, from_scratch)
+    model.save_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+
+
 def test_a_speech_lm_is_no_text_model(speech_lm, tmp_path):
     speech_lm.save_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match="SpeechLM already"):
@@ -132,3 +149,8 @@ def test_a_speech_lm_is_no_text_model(speech_lm, tmp_path):
 def test_a_vocabulary_without_room_is_refused(num_units):
     with pytest.raises(StrictDataclassClassValidationError, match=str(num_units or "at least 1")):
         SpeechLMConfig(text_config=GPT2.to_dict(), num_speech_units=num_units)
+
+
+def test_a_text_model_of_unknown_context_is_refused_by_name():
+    with pytest.raises(ValueError, match="bloom has no max_position_embeddings"):
+        SpeechLMConfig.from_text_config(BloomConfig(vocab_size=30), NUM_UNITS)

@@ -105,6 +105,14 @@ def test_reference_mode_is_the_papers(utterances, tmp_path):
         pieces.decode([1])
 
 
+def test_reference_mode_reads_rare_units_that_it_has_lost():
+    """SentencePiece leaves out the rarest characters by default, of which the last may be one."""
+    spoken = [*speak(make_words(100, num_units=199), 100, 60), [199, 5]]
+    pieces = UnitPieces.train(spoken, vocab_size=300, num_units=200, mode="reference")
+    assert pieces.num_units < 200
+    assert 0 in pieces.encode([199, 5])  # the piece of all that is unknown
+
+
 @pytest.mark.parametrize("unit", [-1, NUM_UNITS])
 def test_units_of_another_codebook_and_padding_are_refused(pieces, unit):
     with pytest.raises(ValueError, match=rf"must lie in 0..1999; got \[{unit}\]"):

@@ -17,7 +17,7 @@ from .speech_trainer import SpeechTrainer
 SPEECH_LOSSES = ("none", "ce", "label_smoothing", "kl", "sld")  # rows i to v of Table 1
 KL_POSITIONS = ("speech", "reference")
 KL_REDUCTIONS = ("batch", "token")
-LOGITS_AT_ONCE = 2**23  # 32 MB in float32
+NUM_PARTS = 16  # of the logits, each with its gradient at a time
 
 
 @dataclass
@@ -63,7 +63,7 @@ class SpeechLMTrainingArguments(TrainingArguments):
 
     evaluation_wer_rows: int = field(
         default=0,
-        metadata={"help": "Validation rows to transcribe at each evaluation, for eval_wer; the first ones."},
+        metadata={"help": "Random validation rows to transcribe at each evaluation, for eval_wer; 0 for none."},
     )
 
     def __post_init__(self):
@@ -155,10 +155,9 @@ class SpeechLMTrainer(SpeechTrainer):
         A part of the tokens at a time, computed again in the backward pass: logits are the largest tensors of a step
         (1.8 GB for eight of the paper's sequences), and of their size nothing but their gradient is kept.
         """
-        num_tokens = max(LOGITS_AT_ONCE // logits.shape[-1], 1)
         parts = [
             checkpoint(self.sums_of_part, *part, use_reentrant=False, preserve_rng_state=False)
-            for part in zip(logits.flatten(0, 1).split(num_tokens), labels.flatten().split(num_tokens))
+            for part in zip(logits.flatten(0, 1).chunk(NUM_PARTS), labels.flatten().chunk(NUM_PARTS))
         ]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
@@ -218,10 +217,12 @@ class SpeechLMTrainer(SpeechTrainer):
 
     @torch.no_grad()
     def word_error_rate(self, dataset) -> float:
-        """In percent, of greedy search on the first `evaluation_wer_rows` rows, shared among the processes."""
-        num_rows, world = min(self.args.evaluation_wer_rows, len(dataset)), self.args.world_size
+        """In percent, of greedy search on `evaluation_wer_rows` rows, always the same, shared among the processes."""
+        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+        chosen = chosen[: self.args.evaluation_wer_rows].tolist()
+        first, world = self.args.process_index, self.args.world_size
         # as many on every process, so that with ZeRO-3 all of them generate together
-        mine = [(first + self.args.process_index) % num_rows for first in range(0, num_rows, world)]
+        mine = [chosen[(start + first) % len(chosen)] for start in range(0, len(chosen), world)]
         was_training = self.model.training
         self.model.eval()
         texts = []  # (row, transcript, reference)
