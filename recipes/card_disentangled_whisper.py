@@ -2,9 +2,18 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
 
-from card_tables import NOTHING, benchmarks, cells, corpora_of, markdown_table, option, result_table
+from card_tables import (
+    NOTHING,
+    benchmarks,
+    cells,
+    corpora_of,
+    goal_table,
+    markdown_table,
+    option,
+    preset_table,
+    result_table,
+)
 from reproduce_disentangled_whisper import (
     CONTROL,
     NUM_BEAMS,
@@ -53,11 +62,7 @@ def setting(results: Results) -> str:
 
 def preset() -> str:
     """What `--preset mini` sets and the model depends on, beside the value without it."""
-    arguments = (RecipeArguments, DisentangledWhisperTrainingArguments)
-    defaults = {each.name: each.default for of_class in arguments for each in fields(of_class)} | PRESETS["paper"]
-    chosen = {name: value for name, value in PRESETS["mini"].items() if name not in HOUSEKEEPING}
-    lines = [[f"`--{name}`", f"`{value}`", f"`{defaults[name]}`"] for name, value in chosen.items()]
-    return markdown_table(["", "mini", "default"], lines)
+    return preset_table(PRESETS, (RecipeArguments, DisentangledWhisperTrainingArguments), HOUSEKEEPING)
 
 
 def tables(results: Results, name: str) -> str:
@@ -88,21 +93,6 @@ def real_pairs(results: Results) -> str:
             columns = measured_columns(results, corpus)
             text += result_table(results, corpus, entries, columns, RANGED, paper_figures) + "\n"
     return text or NOTHING
-
-
-def goal_table(results: Results) -> str:
-    """What was to be reached."""
-    lines = [
-        [
-            goal.text,
-            f"`{goal.corpus}`",
-            f"{goal.value:.2f}",
-            f"{goal.relation} {goal.limit:.2f}",
-            "met" if goal.is_met else "**missed**",
-        ]
-        for goal in goals(results)
-    ]
-    return markdown_table(["", "corpus", "ours", "goal", ""], lines) if lines else NOTHING
 
 
 def residue(results: Results) -> str:
@@ -147,7 +137,7 @@ def sections(results: Results) -> dict[str, Callable[[], str]]:
     return {
         "setting": lambda: setting(results),
         "preset": preset,
-        "goals": lambda: goal_table(results),
+        "goals": lambda: goal_table(goals(results)),
         "table1": lambda: tables(results, "table1"),
         "table2": lambda: tables(results, "table2"),
         "noise_classes": lambda: noise_classes(results),

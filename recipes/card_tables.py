@@ -2,6 +2,10 @@
 
 import shlex
 from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from table_runs import Goal
 
 from clearspeech.trainers.results import Results, Run
 
@@ -62,6 +66,29 @@ def result_table(
             values = [f"*{paper[name]:.2f}*" if name in paper else "" for name in columns]
             lines.append([f"*{row}: the paper's*", *values])
     return markdown_table(["", *columns.values()], lines)
+
+
+def preset_table(presets: Mapping[str, Mapping[str, Any]], arguments: Iterable[type], hidden: Container[str]) -> str:
+    """What `--preset mini` of a training recipe sets, beside the value without it; arguments: its dataclasses."""
+    defaults = {each.name: each.default for of_class in arguments for each in fields(of_class)} | presets["paper"]
+    chosen = {name: value for name, value in presets["mini"].items() if name not in hidden}
+    lines = [[f"`--{name}`", f"`{value}`", f"`{defaults[name]}`"] for name, value in chosen.items()]
+    return markdown_table(["", "mini", "default"], lines)
+
+
+def goal_table(goals: Iterable[Goal]) -> str:
+    """What was to be reached."""
+    lines = [
+        [
+            goal.text,
+            f"`{goal.corpus}`",
+            f"{goal.value:.2f}",
+            f"{goal.relation} {goal.limit:.2f}",
+            "met" if goal.is_met else "**missed**",
+        ]
+        for goal in goals
+    ]
+    return markdown_table(["", "corpus", "ours", "goal", ""], lines) if lines else NOTHING
 
 
 def benchmarks(results: Results) -> str:

@@ -1,5 +1,6 @@
 """What the benchmark recipes measure with: times of candidates that take turns, peak memory of a fresh process."""
 
+import os
 import statistics
 import sys
 import time
@@ -115,17 +116,19 @@ def compare(name: str, seconds: dict[str, list[float]], first: str, second: str,
 
 def measure_peak(function: Callable, *arguments) -> float:
     """Megabytes that `function(*arguments)`, a function of a module's top level, says it took, in a fresh process."""
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # glibc then returns large tensors when they are freed
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def peak_during(function: Callable[[], object], device: str) -> float:
-    """Megabytes by which `function()` raises a fresh process's peak above what it holds now (resident or on a GPU)."""
+    """Megabytes by which `function()` rises above what the process holds now (resident or on a GPU) at its peak."""
     if device != "cpu":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         function()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
     held = _resident_kilobytes("VmRSS")
     function()
     return (_resident_kilobytes("VmHWM") - held) / 2**10

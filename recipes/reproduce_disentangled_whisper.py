@@ -14,8 +14,7 @@ models, the pictures of the paper's Figs. 3 and 4; `recipes/write_card.py` then 
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from operator import ge, le, lt
+from dataclasses import replace
 from pathlib import Path
 
 from evaluate_disentangled_whisper import (
@@ -27,6 +26,7 @@ from evaluate_disentangled_whisper import (
     mixed_pairs,
 )
 from table_runs import (
+    Goal,
     Job,
     Row,
     add_shared_arguments,
@@ -34,6 +34,7 @@ from table_runs import (
     exit_on_failures,
     fill_in_corpora,
     folder_name,
+    format_goals,
     format_table,
     is_trained,
     labels_of,
@@ -45,7 +46,7 @@ from clearspeech.trainers.noise_evaluation import encode_latents, relative_error
 from clearspeech.trainers.results import Results, Run, read_results
 
 METHOD = "disentangled_whisper"
-MAX_STEPS = 2500
+MAX_STEPS = 5000
 NUM_COPIES = 3  # mixtures of each clean utterance
 NUM_BEAMS = 10  # "a beam-size of 10"
 # Ten noises to learn, as many as VoiceBank-DEMAND has. Of ESC-50 without its ESC-10 classes those that sound through
@@ -167,21 +168,6 @@ PAIR_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What was to be reached on a corpus: a `value` that stands in `relation` to `limit`, one of <, <= and >=."""
-
-    text: str
-    corpus: str
-    value: float
-    relation: str
-    limit: float
-
-    @property
-    def is_met(self) -> bool:
-        return {"<": lt, "<=": le, ">=": ge}[self.relation](self.value, self.limit)
-
-
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Our arguments, and the ones for training."""
     parser = argparse.ArgumentParser(
@@ -278,11 +264,7 @@ def format_tables(results: Results) -> str:
         columns = measured_columns(results, corpus)
         lines += ["", f"{corpus}, test, rates in % (the paper's figure, on its own data)"]
         lines += format_table(results, corpus, TABLES, columns, paper_figures)
-    lines.append("")
-    for goal in goals(results):
-        verdict = "met" if goal.is_met else "MISSED"
-        lines.append(f"{verdict:8}{goal.value:8.2f} {goal.relation:2} {goal.limit:6.2f}  {goal.corpus}: {goal.text}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *format_goals(goals(results))])
 
 
 def measured_columns(results: Results, corpus: str) -> dict[str, str]:

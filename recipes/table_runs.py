@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from pathlib import Path
 
 from evaluate_stable_token import corpus_label
@@ -25,6 +26,7 @@ from clearspeech.trainers.results import Results, Run, read_results, update_resu
 
 CARDS = Path("hub_cards")
 BASE_COMMAND = ("python", "recipes/pretrain_mini_whisper.py")
+BASE_FILES = ("model.safetensors", "audio_tokenizer/model.safetensors", "unit_pieces.model")  # what a base may have
 Entries = tuple[tuple[str, str], ...]  # (table, row) pairs
 
 
@@ -44,8 +46,9 @@ class Job:
     One model to train and to measure.
 
     command: of the training, without its folder; None for the base, which is only measured. evaluation: the command
-    that measures, without model and folder, and corpora: what it measures on. unrecorded: flags of the training that
-    do not change its outcome.
+    that measures, without model and folder. validation: the same on the validation split, whose figures stand beside
+    the others as `validation/<name>`; None for none. corpora: what is measured on. unrecorded: flags of the training
+    that do not change its outcome. base: the folder that it starts from, `--base_model` when None.
     """
 
     name: str
@@ -55,10 +58,27 @@ class Job:
     evaluation: list[str]
     corpora: list[str]
     unrecorded: tuple[str, ...] = ()
+    validation: list[str] | None = None
+    base: str | None = None
 
     @property
     def title(self) -> str:
         return f"{self.name}, seed {self.seed}" if self.command else self.name
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was to be reached on a corpus: a `value` that stands in `relation` to `limit`, one of <, <=, > and >=."""
+
+    text: str
+    corpus: str
+    value: float
+    relation: str
+    limit: float
+
+    @property
+    def is_met(self) -> bool:
+        return {"<": lt, "<=": le, ">": gt, ">=": ge}[self.relation](self.value, self.limit)
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser, method: str, rows: Iterable[Row], base_model: str):
@@ -89,8 +109,17 @@ def chosen_rows(rows: Sequence[Row], names: Iterable[str], seeds: Iterable[int] 
 
 
 def recorded(command: Iterable[str], base_model: str) -> str:
-    """The command as the results keep it, with a checksum of the base: another base is another training."""
-    checksum = zlib.crc32(Path(base_model, "model.safetensors").read_bytes())
+    """
+    The command as the results keep it, with a checksum of the base: another base is another training.
+
+    Raises:
+        FileNotFoundError: a base without weights.
+    """
+    checksum = 0
+    for file in (path for name in BASE_FILES if (path := Path(base_model, name)).exists()):
+        checksum = zlib.crc32(file.read_bytes(), checksum)
+    if not checksum:
+        raise FileNotFoundError(f"{base_model} has none of {', '.join(BASE_FILES)}: nothing to start from.")
     return f"{shlex.join(command)}  # base {checksum:08x}"
 
 
@@ -127,9 +156,10 @@ def is_trained(folder: Path) -> bool:
     return state.exists() and json.loads(state.read_text())["trained"]
 
 
-def train_once(command: list[str], record: str, folder: Path, lock) -> None:
+def train_once(command: list[str], record: str, folder: Path, lock, going_on: Sequence[str] = ("--resume",)) -> None:
     """
-    Train into `folder` unless that is done; an interrupted training goes on. record: see `recorded`.
+    Train into `folder` unless that is done; an interrupted training goes on. record: see `recorded`; going_on: flags
+    with which the recipe does that.
 
     Raises:
         RuntimeError: the folder holds another training, or training failed.
@@ -142,14 +172,27 @@ def train_once(command: list[str], record: str, folder: Path, lock) -> None:
         )
     if not known["trained"]:
         write_atomically(state, json.dumps(known))
-        run_logged([*command, "--output_dir", str(folder), "--resume"], folder / "train.log", lock)
+        run_logged([*command, "--output_dir", str(folder), *going_on], folder / "train.log", lock)
         write_atomically(state, json.dumps(known | {"trained": True}))
 
 
 def evaluate(command: list[str], model: str, folder: Path, lock) -> dict:
     """Measure a model; what `evaluation.json` holds."""
+    folder.mkdir(exist_ok=True)
     run_logged([*command, "--model", model, "--output_dir", str(folder)], folder / "evaluate.log", lock)
     return json.loads((folder / "evaluation.json").read_text())
+
+
+def measure(job: Job, model: str, folder: Path, lock) -> tuple[int, dict[str, dict[str, float]]]:
+    """Parameters of a job's model, and its figures on each corpus."""
+    measured = evaluate(job.evaluation, model, folder, lock)
+    metrics = measured["metrics"]
+    if job.validation:
+        validation = evaluate(job.validation, model, folder / "validation", lock)["metrics"]
+        for corpus, figures in validation.items():
+            known = metrics.setdefault(corpus, {})
+            known |= {f"validation/{name}": value for name, value in figures.items()}
+    return measured["parameters"], metrics
 
 
 def run(job: Job, args: argparse.Namespace, method: str) -> None:
@@ -159,7 +202,7 @@ def run(job: Job, args: argparse.Namespace, method: str) -> None:
     Raises:
         RuntimeError: training or measuring failed, or was of other corpora than the job's.
     """
-    record = recorded(job.command or BASE_COMMAND, args.base_model)
+    record = recorded(job.command or BASE_COMMAND, job.base or args.base_model)
     if is_finished(read_results(args.results, method), job.entries, job.seed, record, job.corpora):
         print(f"{job.title}: in {args.results} already", flush=True)
         return
@@ -171,13 +214,13 @@ def run(job: Job, args: argparse.Namespace, method: str) -> None:
         print(f"{job.title}: started, log in {folder}", flush=True)
         if job.command:
             train_once([*job.command, *job.unrecorded], record, folder, lock)
-        measured = evaluate(job.evaluation, str(folder) if job.command else args.base_model, folder, lock)
-        if set(measured["metrics"]) != set(job.corpora):
-            raise RuntimeError(f"{folder} was measured on {list(measured['metrics'])}, not on {job.corpora}.")
+        parameters, measured = measure(job, str(folder) if job.command else args.base_model, folder, lock)
+        if set(measured) != set(job.corpora):
+            raise RuntimeError(f"{folder} was measured on {list(measured)}, not on {job.corpora}.")
         runs = [
-            Run(table, row, job.seed, corpus, "test", measured["parameters"], record, metrics)
+            Run(table, row, job.seed, corpus, "test", parameters, record, metrics)
             for table, row in job.entries
-            for corpus, metrics in measured["metrics"].items()
+            for corpus, metrics in measured.items()
         ]
         update_results(args.results, method, runs)
     print(f"{job.title}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
@@ -227,3 +270,12 @@ def format_table(
             title = f"{table} {row}" + (f" [{len(found)} seeds]" if len(found) > 1 else "")
             lines.append(f"{title:46}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
     return lines
+
+
+def format_goals(goals: Iterable[Goal]) -> list[str]:
+    """Lines of text: what was to be reached, met or missed."""
+    return [
+        f"{'met' if goal.is_met else 'MISSED':8}{goal.value:8.2f} {goal.relation:2} {goal.limit:6.2f}  "
+        f"{goal.corpus}: {goal.text}"
+        for goal in goals
+    ]

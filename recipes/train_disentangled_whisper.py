@@ -10,7 +10,7 @@ The paper's run (its section III; two 40 GB GPUs):
 DS_10283_2791 is VoiceBank-DEMAND as distributed, with both training sets; the smaller one is also on the Hub,
 `JacobLinCool/VoiceBank-DEMAND-16k:FOLDER`, where FOLDER has the text and log files, which the Hub's copy lacks.
 
-The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 15 minutes), on clean speech and labelled
+The same on two CPU cores, from the base in `hub_cards/mini/whisper` (about 20 minutes), on clean speech and labelled
 noise that are mixed to pairs:
 
     accelerate launch --cpu recipes/train_disentangled_whisper.py --preset mini --dataset embedded \\
@@ -46,9 +46,11 @@ PRESETS = {
         max_validation_rows=320,
         downsampling="mean",
         upsampling="repeat",
-        max_steps=2500,
+        max_steps=5000,
+        bf16=True,
         codebook_decay=0.99,
         noise_weight=0.03,
+        noise_head_layers=1,
         warmup_steps=0.1,
         per_device_train_batch_size=16,
         per_device_eval_batch_size=16,

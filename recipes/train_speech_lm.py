@@ -52,7 +52,9 @@ PRESETS = {
         from_scratch=True,
         units="hub_cards/mini/stable_token",
         max_seconds=8.0,
+        max_validation_rows=320,
         max_steps=2000,
+        bf16=True,
         learning_rate=1e-3,
         warmup_steps=0.1,
         per_device_train_batch_size=32,
@@ -96,6 +98,9 @@ class RecipeArguments:
         default_factory=lambda: [1.0, 0.9, 1.1], metadata={"help": '"using factor 0.9 and 1.1"'}
     )
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
+    max_validation_rows: int | None = field(
+        default=None, metadata={"help": "Validate on so many rows of each task, all if not given."}
+    )
     lora: bool = field(
         default=False,
         metadata={"help": "Train adapters and the new rows only: output_dir/adapter, and merged in output_dir."},
@@ -145,7 +150,10 @@ def load_speech(recipe: RecipeArguments, task: str, split: str) -> Dataset:
         ValueError: a streamed corpus, or one without the task's answers.
     """
     speech = load_corpora(recipe.sources[task], split, on_error=recipe.on_error, streaming=False)
-    return leave_out_long(speech, recipe.max_seconds)
+    speech = leave_out_long(speech, recipe.max_seconds)
+    if split == "validation" and recipe.max_validation_rows is not None:
+        speech = speech.select(range(0, len(speech), -(-len(speech) // recipe.max_validation_rows)))  # of all corpora
+    return speech
 
 
 def load_sequences(

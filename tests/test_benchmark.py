@@ -30,6 +30,16 @@ def latent_benchmark(monkeypatch):
 
 
 @pytest.fixture
+def lm_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    import benchmark_speech_lm
+
+    threads = torch.get_num_threads()
+    yield benchmark_speech_lm
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def counts(monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     import count_stable_token
@@ -134,3 +144,52 @@ def test_what_is_timed_with_kept_states_is_what_is_timed_without(latent_benchmar
         computed["waveforms"], computed["num_samples"]
     )
     torch.testing.assert_close(model.model.encoder_states(features, mask), kept["encoder_states"])
+
+
+def run_lm(recipe, tmp_path, *arguments: str) -> dict[str, dict]:
+    """As `run`, of SpeechLM."""
+    path = tmp_path / "results.json"
+    tiny = ["--shapes", "test", "--rounds", "2", "--frames", "600", "--clusters", "10"]
+    recipe.main([*tiny, "--results", str(path), *arguments])
+    return {entry["name"]: entry for entry in json.loads(path.read_text())["benchmarks"]}
+
+
+def test_speech_lms_ratios_are_stored(lm_benchmark, tmp_path):
+    entries = run_lm(lm_benchmark, tmp_path, "--only", "training", "generation", "kmeans")
+    assert set(entries) == {
+        "sld_step_vs_loss_masking_step_test",
+        "generation_one_by_one_vs_batched",
+        "kmeans_real_time_factor",
+    }
+    for entry in entries.values():
+        assert entry["setting"] and entry["command"].startswith("python recipes/benchmark_speech_lm.py --shapes test")
+    assert entries["sld_step_vs_loss_masking_step_test"]["ratio"] > 0
+    assert set(entries["generation_one_by_one_vs_batched"]["tokens_per_second"]) == {"one_by_one", "batched"}
+
+
+@pytest.mark.slow
+def test_speech_lms_memory_is_measured_in_fresh_processes(lm_benchmark, tmp_path):
+    large_enough_to_see = ["--shapes", "mini", "--clusters", "100", "--frames", "8000"]
+    entries = run_lm(lm_benchmark, tmp_path, "--only", "training_memory", "kmeans_memory", *large_enough_to_see)
+    assert 0.9 < entries["sld_step_vs_loss_masking_step_mini_memory"]["ratio"] < 1.2
+    assert 0.8 < entries["kmeans_memory_4_times_the_corpus"]["ratio"] < 1.5
+
+
+def test_both_steps_train_the_same_model_on_their_own_loss(lm_benchmark, monkeypatch):
+    losses = {}
+    original = lm_benchmark.SpeechLMTrainer.compute_loss
+
+    def compute_loss(trainer, *args, **kwargs):
+        losses[trainer.args.speech_loss] = original(trainer, *args, **kwargs)
+        return losses[trainer.args.speech_loss]
+
+    monkeypatch.setattr(lm_benchmark.SpeechLMTrainer, "compute_loss", compute_loss)
+    steps = lm_benchmark.training_steps("test", ("sld", "none"), lm_benchmark.RecipeArguments())
+    for step in steps.values():
+        step()
+    assert losses["sld"] > 1.5 * losses["none"]  # units have a cross-entropy, too
+
+
+def test_an_unknown_shape_is_refused_by_name(lm_benchmark):
+    with pytest.raises(ValueError, match="test, mini, gpt2; got gpt7"):
+        lm_benchmark.RecipeArguments(shapes=["gpt7"])

@@ -142,6 +142,39 @@ def test_the_base_is_measured_only(workplace):
     assert calls() == ["evaluate base"]
 
 
+def test_figures_of_the_validation_split_stand_beside_those_of_the_test(workplace):
+    from table_runs import run_all
+
+    validation = ["python", "recipes/evaluate.py", "--dataset", "digits"]
+    job = make_job(corpora=("an4", "digits"), validation=validation)
+    job.evaluation.remove("digits")
+    assert run_all([job], workplace, "stable_token") == []
+    metrics = {run.corpus: run.metrics for run in read_results("results.json", "stable_token").runs}
+    assert metrics == {"an4": {"wer": 5.0}, "digits": {"validation/wer": 5.0}}
+    assert Path("runs/full-0/validation/evaluation.json").exists()
+    run_all([job], workplace, "stable_token")
+    assert len(calls()) == 3  # trained once, measured twice, then in the results
+
+
+def test_a_job_may_have_its_own_base(workplace):
+    from table_runs import recorded, run_all
+
+    Path("units/audio_tokenizer").mkdir(parents=True)
+    Path("units/audio_tokenizer/model.safetensors").write_bytes(b"weights")
+    run_all([make_job(base="units")], workplace, "stable_token")
+    (run,) = read_results("results.json", "stable_token").runs
+    assert run.command == recorded(["python", "recipes/train.py", "--seed", "0"], "units")
+    Path("units/unit_pieces.model").write_bytes(b"pieces")
+    assert run.command != recorded(["python", "recipes/train.py", "--seed", "0"], "units")
+
+
+def test_a_base_without_weights_is_refused(tmp_path):
+    from table_runs import recorded
+
+    with pytest.raises(FileNotFoundError, match="has none of model.safetensors"):
+        recorded(["python"], str(tmp_path))
+
+
 def test_figures_of_other_corpora_are_refused(workplace):
     from dataclasses import replace
 
