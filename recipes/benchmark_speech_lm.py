@@ -36,7 +36,7 @@ from clearspeech.trainers.unit_clustering import fit_kmeans
 METHOD = "speech_lm"
 SHAPES = {  # width, layers, heads, rows of text, units; utterances in a batch and tokens in each
     "test": (16, 2, 2, 31, 20, 2, 20),
-    "mini": (192, 4, 4, 31, 1000, 32, 120),
+    "mini": (128, 4, 4, 31, 1000, 16, 120),
     "gpt2": (768, 12, 12, 50257, 6000, 2, 200),
 }
 FRAMES_PER_SECOND = 50  # of HuBERT, WavLM and Whisper

@@ -58,7 +58,7 @@ from clearspeech.trainers.results import Run, read_results, update_results
 from clearspeech.trainers.speech_lm_figures import read_learning_curve
 
 SNRS_DB = (20, 15, 10, 5, 0)
-MAX_STEPS = 2000
+MAX_STEPS = 3000
 ALL_SEEDS = (0, 1, 2)
 
 

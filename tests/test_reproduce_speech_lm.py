@@ -239,7 +239,8 @@ def test_the_card_renders_without_a_result(tmp_path):
     sections = fill_sections(make_results(tmp_path / "a.json", {}))
     for name in sorted(set(SECTIONS) - {"preset", "paper"}):
         assert "Not measured yet." in sections[name]
-    assert "| `--max_steps` | `2000` |" in sections["preset"]
+    mini = importlib.import_module("train_speech_lm").PRESETS["mini"]
+    assert f"| `--max_steps` | `{mini['max_steps']}` |" in sections["preset"]
     assert "| SLD | 2.90 | 6.60 | 3.00 | 6.70 | 2.60 | 5.80 | 2.70 | 6.10 |" in sections["paper"]
 
 

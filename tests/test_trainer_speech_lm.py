@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_training import build_trainer, read_run, relative_difference, run_apart
 
+from clearspeech.trainers import trainer_speech_lm
 from clearspeech.trainers.losses import smoothed_label_divergence
 from clearspeech.trainers.trainer_speech_lm import SpeechLMTrainingArguments
 
@@ -97,6 +98,18 @@ def test_without_a_speech_loss_the_loss_is_the_models_own_with_speech_masked(tmp
     own = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=masked).loss
     ours = trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts_of(trainer, batch))
     torch.testing.assert_close(ours, own)
+
+
+def test_logits_taken_in_parts_give_the_same_loss_and_gradients(tmp_path, monkeypatch):
+    trainer = build_trainer(METHOD, tmp_path, time_masking=0.0)
+    batch = first_batch(trainer)
+    gradients = []
+    for limit in (trainer_speech_lm.LOGITS_AT_ONCE, 300):
+        monkeypatch.setattr(trainer_speech_lm, "LOGITS_AT_ONCE", limit)
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts_of(trainer, batch))
+        gradients.append([loss, *torch.autograd.grad(loss, list(trainer.model.parameters()))])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole)
 
 
 def test_the_released_codes_target_is_nearly_uniform():

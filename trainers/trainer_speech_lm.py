@@ -17,7 +17,7 @@ from .speech_trainer import SpeechTrainer
 SPEECH_LOSSES = ("none", "ce", "label_smoothing", "kl", "sld")  # rows i to v of Table 1
 KL_POSITIONS = ("speech", "reference")
 KL_REDUCTIONS = ("batch", "token")
-NUM_PARTS = 16  # of the logits, each with its gradient at a time
+LOGITS_AT_ONCE = 2**21  # 8 MB in float32; more are taken in parts
 
 
 @dataclass
@@ -153,11 +153,16 @@ class SpeechLMTrainer(SpeechTrainer):
         Sum of each term over the tokens. logits: `(batch, tokens, vocabulary)`; labels: `(batch, tokens)`.
 
         A part of the tokens at a time, computed again in the backward pass: logits are the largest tensors of a step
-        (1.8 GB for eight of the paper's sequences), and of their size nothing but their gradient is kept.
+        (1.8 GB for eight of the paper's sequences), and of their size nothing but their gradient is kept. Few logits,
+        as of a small vocabulary, are no part: nothing is computed twice.
         """
+        logits, labels = logits.flatten(0, 1), labels.flatten()
+        num_parts = -(-logits.numel() // LOGITS_AT_ONCE)
+        if num_parts == 1:
+            return self.sums_of_part(logits, labels)
         parts = [
             checkpoint(self.sums_of_part, *part, use_reentrant=False, preserve_rng_state=False)
-            for part in zip(logits.flatten(0, 1).chunk(NUM_PARTS), labels.flatten().chunk(NUM_PARTS))
+            for part in zip(logits.chunk(num_parts), labels.chunk(num_parts))
         ]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
