@@ -14,7 +14,7 @@ tasks on a large text model, with adapters and ZeRO-3, units from a StableToken 
         --text_model Qwen/Qwen2.5-3B --units outputs/stable_token --speech_loss none \\
         --dataset openslr/librispeech_asr:all --emotion_dataset RAVDESS --output_dir outputs/speech_llm
 
-On two CPU cores, units from the kept mini StableToken (about 10 minutes):
+On two CPU cores, units from the kept mini StableToken (about 15 minutes):
 
     accelerate launch --cpu recipes/train_speech_lm.py --preset mini --dataset embedded --output_dir outputs/speech_lm
 """
