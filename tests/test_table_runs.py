@@ -298,6 +298,19 @@ def test_only_models_with_codes_meet_the_real_pairs(monkeypatch):
     assert ours.corpora == [*adapter.corpora, "voicebank_demand_pairs"] and ours.evaluation[-2] == "--pairs"
 
 
+def test_rows_that_are_only_compared_with_one_another_train_shorter(monkeypatch):
+    import reproduce_disentangled_whisper as reproduce
+
+    def steps(*flags):
+        monkeypatch.setattr("sys.argv", ["reproduce", "--rows", "MR", "MR, short", "--seeds", "0", *flags])
+        _, *jobs = reproduce.plan_jobs(*reproduce.parse_arguments())
+        last = [len(job.command) - job.command[::-1].index("--max_steps") for job in jobs]  # argparse takes the last
+        return [int(job.command[position]) for job, position in zip(jobs, last)]
+
+    assert steps() == [reproduce.MAX_STEPS, reproduce.COMPARISON_STEPS]
+    assert steps("--max_steps", "7") == [7, 7]  # a flag of the user's is the last word
+
+
 def test_test_noises_are_never_trained_on():
     from reproduce_disentangled_whisper import TEST_NOISES, TRAINING_NOISES
 
@@ -316,11 +329,13 @@ def test_the_noise_corpus_has_the_classes():
 
 
 def make_measured(path, **wers):
-    """Results of DisentangledWhisper with the named rows' WER, and distances on real pairs of MR and Speechless."""
-    rows = {"Whisper": "Whisper", "adapter": "+Adapter", "ours": "MR", "speechless": "Speechless"}
+    """Results of DisentangledWhisper with the named rows' WER, and distances on real pairs of ours and Speechless."""
+    from reproduce_disentangled_whisper import ALL_TERMS, NO_TERMS
+
+    rows = {"Whisper": "Whisper", "adapter": "+Adapter", "ours": "Ours", "speechless": "Speechless"}
     runs = []
     for name, wer in wers.items():
-        table, row = ("table2", "Only VQ and L_ASR") if name == "alone" else ("table1", rows[name])
+        table, row = {"alone": NO_TERMS, "all": ALL_TERMS}.get(name) or ("table1", rows[name])
         command = "python x.py --dataset a b --noise_dataset c --noise_classes d_e --max_steps 7 --copies 2"
         metrics = {"wer": wer, "wer/rain": wer + 1, "wer/clean": wer - 1}
         if name == "ours":
@@ -336,14 +351,15 @@ def make_measured(path, **wers):
 def test_goals_are_held_against_the_figures(tmp_path):
     from reproduce_disentangled_whisper import goals
 
-    measured = make_measured(tmp_path / "a.json", Whisper=40.0, adapter=20.0, ours=20.0, alone=20.0, speechless=50.0)
+    wers = {"Whisper": 40.0, "adapter": 20.0, "ours": 20.0, "all": 25.0, "alone": 25.0, "speechless": 50.0}
+    measured = make_measured(tmp_path / "a.json", **wers)
     found = {goal.text: goal for goal in goals(measured)}
     assert found["WER noisy, 0.6 x the frozen base's"].limit == pytest.approx(24.0)
     met = {text: goal.is_met for text, goal in found.items()}
     assert met == {
         "WER noisy, 0.6 x the frozen base's": True,
         "WER noisy, the adapter's": False,  # below it, not level with it
-        "WER noisy, quantizer and L_ASR alone": True,
+        "WER noisy, all terms: quantizer and L_ASR alone": True,
         "noise accuracy on seen classes": True,
         "latents L2, half of Speechless'": True,
         "UED, half of Speechless'": True,
@@ -386,10 +402,10 @@ def test_each_method_has_its_own_sections(tmp_path):
     sections = dict(zip(names, filled.split("<!-- end -->")))
     assert "each utterance under 2 noises from `c` (d e)" in sections["setting"]
     assert "| WER noisy, 0.6 x the frozen base's | `an4` | 10.00 | <= 24.00 | met |" in sections["goals"]
-    assert "| **MR** | 10.00 | 75.00 | 11.00 | 9.00 | 91.00 |" in sections["table1"]
-    assert "| *MR: the paper's* | *2.82* | *79.45* |  |  |  |" in sections["table1"]
+    assert "| **Ours** | 10.00 | 75.00 | 11.00 | 9.00 | 91.00 |" in sections["table1"]
+    assert "| *Ours: the paper's* | *2.82* | *79.45* |  |  |  |" in sections["table1"]
     assert "`pairs`" in sections["real_pairs"] and "`an4`" not in sections["real_pairs"]
-    assert "| **MR** | 1.00 | 10.00 |\n| **Speechless** | 3.00 | 30.00 |" in sections["real_pairs"]
+    assert "| **Ours** | 1.00 | 10.00 |\n| **Speechless** | 3.00 | 30.00 |" in sections["real_pairs"]
     assert "80.00" in sections["residue"] and "2.40 nats" in sections["residue"]
     assert all("Not measured yet." in sections[name] for name in ("table2", "counts", "benchmarks"))
 
