@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration.configuration_kmeans_tokenizer import KMeansTokenizerConfig, check_layer
 from .vector_quantization import nearest_codes
+from .waveform_encoding import check_waveforms, encode_waveforms, waveform_frame_mask
 from .whisper_encoder import LengthAwareWhisperEncoder
 from .windowed_encoding import WindowedEncodingMixin
 
@@ -182,27 +183,12 @@ class KMeansTokenizerModel(WindowedEncodingMixin, PreTrainedModel):
 
     def _waveform_features(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """`features` of samples `(batch, samples)`."""
-        if input_values.dim() != 2:
-            raise ValueError(f"input_values must be (batch, samples); got shape {tuple(input_values.shape)}.")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_values, dtype=torch.long)
-        if attention_mask.shape != input_values.shape:
-            raise ValueError(
-                f"attention_mask must be (batch, samples) = {tuple(input_values.shape)}; got "
-                f"{tuple(attention_mask.shape)}."
-            )
-        num_samples = attention_mask.sum(dim=-1)
-        num_frames = self.encoder._get_feat_extract_output_lengths(num_samples)
-        if bool((num_frames < 1).any()):
-            raise ValueError(f"{int(num_samples.min())} samples are too short for a single frame of the encoder.")
-        input_values = input_values.to(self.encoder.dtype)
-        if self.config.encoder_config.feat_extract_norm == "group":
-            # the first convolution is normalized over time, padding included: these encoders want no padding at all
-            rows = [self._hidden_states(row[None, :length])[0] for row, length in zip(input_values, num_samples)]
-            states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        else:
-            states = self._hidden_states(input_values, attention_mask)
-        return states, torch.arange(states.shape[1], device=states.device) < num_frames[:, None]
+        attention_mask = check_waveforms(input_values, attention_mask)
+        mask = waveform_frame_mask(self.encoder, attention_mask)
+        states = encode_waveforms(
+            self.encoder, input_values, attention_mask, lambda samples, mask, _: self._hidden_states(samples, mask)
+        )
+        return states, mask[:, : states.shape[1]]
 
     def _hidden_states(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         layer = self.config.layer

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, WhisperFeatureExtractor
 
+from .waveform_checks import check_sampling_rate, check_waveform, list_waveforms
+
 FRAMES_AT_ONCE = 6000  # a spectrum is five times its audio in memory: one minute at a time
 
 
@@ -73,17 +75,13 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
             ValueError: missing or wrong sampling rate, several channels, integer samples, NaN or infinity, less than
                 one hop of audio, or a padding other than "longest".
         """
-        if sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"Expected sampling_rate={self.sampling_rate} (Hz), got {sampling_rate}. Pass the audio's own rate; "
-                f"resample if it is another (for example `soxr.resample(audio, rate, {self.sampling_rate})`)."
-            )
+        check_sampling_rate(sampling_rate, self.sampling_rate)
         if padding not in (True, "longest"):
             raise ValueError(
                 f'Only padding="longest" exists, got {padding!r}: features have the real length of the audio, and '
                 "tokens do not depend on padding. Call once per utterance for unpadded features."
             )
-        waveforms = [self.check_waveform(waveform) for waveform in self._as_list(raw_speech)]
+        waveforms = [self.check_waveform(waveform) for waveform in list_waveforms(raw_speech)]
         num_samples = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
         input_features, attention_mask = self.extract(padded, num_samples.to(device))
@@ -143,16 +141,6 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
                 pieces.append((mel_filters.T @ power).clamp(min=1e-10).log10())
         return torch.cat(pieces, dim=-1)
 
-    def _as_list(self, raw_speech: np.ndarray | Tensor | list) -> list:
-        """One waveform or a list of waveforms, as a list of waveforms."""
-        if isinstance(raw_speech, (np.ndarray, Tensor)):
-            return [raw_speech]
-        if len(raw_speech) > 0 and np.ndim(raw_speech[0]) == 0:
-            return [np.asarray(raw_speech)]
-        if len(raw_speech) == 0:
-            raise ValueError("Got no audio: an empty list. Pass one waveform or a list with at least one.")
-        return list(raw_speech)
-
     def check_waveform(self, waveform: np.ndarray | Tensor | list) -> Tensor:
         """
         The waveform as a float32 tensor `(samples,)` on the CPU.
@@ -161,32 +149,6 @@ class StableTokenFeatureExtractor(WhisperFeatureExtractor):
             ValueError: several channels, integer samples, NaN or infinity, less than one hop of audio.
         """
         return check_waveform(waveform, self.hop_length, "hop")
-
-
-def check_waveform(waveform: np.ndarray | Tensor | list, min_samples: int, shortest: str) -> Tensor:
-    """`StableTokenFeatureExtractor.check_waveform` for a shortest stretch of any length; `shortest` is its name."""
-    waveform = torch.as_tensor(waveform).detach().cpu()
-    if waveform.ndim != 1:
-        raise ValueError(
-            f"Expected mono audio of shape (samples,), got {tuple(waveform.shape)}. Mix the channels down or pick "
-            "one; pass a batch as a list of 1-d arrays."
-        )
-    if len(waveform) < min_samples:
-        raise ValueError(
-            f"Expected at least one {shortest} of {min_samples} samples, got {len(waveform)} samples. Leave out "
-            "empty or cut-off recordings."
-        )
-    if not waveform.is_floating_point():
-        raise ValueError(
-            f"Expected floating-point samples in -1 to 1, got {waveform.dtype}. Divide integer PCM by its full "
-            "scale first (32768 for int16)."
-        )
-    if not torch.isfinite(waveform).all():
-        raise ValueError(
-            f"Got audio with {int((~torch.isfinite(waveform)).sum())} samples that are NaN or infinite, of "
-            f"{len(waveform)}. Repair or leave out the recording."
-        )
-    return waveform.float()
 
 
 __all__ = ["StableTokenFeatureExtractor"]

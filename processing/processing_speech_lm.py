@@ -17,15 +17,14 @@ from transformers import (
 )
 
 from ..configuration.configuration_speech_lm import NUM_END_TOKENS
-from .feature_extraction_stable_token import check_waveform
 from .speech_tasks import find_task
 from .text_encoding import check_text_rows, encode_known, normalize_transcript, refuse_special_tokens
 from .unit_pieces import FILE_NAME, UnitPieces
 from .unit_sources import check_pieces, load_audio_tokenizer, load_pieces, save_audio_tokenizer
+from .waveform_checks import check_waveform_for
 
 AUDIO_TOKENIZER_FOLDER = "audio_tokenizer"
 END_TOKENS = ("<text_end>", "<speech_end>")
-SHORTEST_WAVEFORM = 0.025  # s: what the convolutions of the wav2vec 2.0 family need for one frame
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 CODE_OPTIONS = ("trust_remote_code", "code_revision")
 
@@ -135,9 +134,7 @@ class SpeechLMProcessor(ProcessorMixin):
         Raises:
             ValueError: several channels, integer samples, NaN or infinity, less audio than makes a unit.
         """
-        if hasattr(self.feature_extractor, "check_waveform"):
-            return self.feature_extractor.check_waveform(waveform)
-        return check_waveform(waveform, int(SHORTEST_WAVEFORM * self.feature_extractor.sampling_rate), "window")
+        return check_waveform_for(self.feature_extractor, waveform)
 
     @torch.no_grad()
     def units(self, audio: np.ndarray | Tensor | list, sampling_rate: int | None) -> list[list[int]]:

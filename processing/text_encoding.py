@@ -20,8 +20,9 @@ def encode_known(tokenizer: PreTrainedTokenizerBase, text: str, add_special_toke
     ids = tokenizer(text, add_special_tokens=add_special_tokens).input_ids
     unknown_id = tokenizer.unk_token_id
     if unknown_id != tokenizer.eos_token_id and unknown_id in ids:  # GPT-2 knows every byte and calls its end unknown
-        known = tokenizer.get_vocab()
-        outside = sorted({character for character in text if character not in known})
+        outside = sorted(
+            {each for each in text if unknown_id in tokenizer(each, add_special_tokens=add_special_tokens).input_ids}
+        )
         raise ValueError(f"the transcript {text!r} has characters outside the tokenizer's vocabulary: {outside}.")
     return ids
 

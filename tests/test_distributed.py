@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from clearspeech import SpeechLMForCausalLM, StableTokenForConditionalGeneration, StableTokenModel
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["stable_token", "whisper_ctc", "disentangled_whisper", "speech_lm"]
+METHODS = ["stable_token", "whisper_ctc", "disentangled_whisper", "speech_lm", "factored_asr"]
 TOLERANCE = 1e-4
 CONFIGURATIONS = ROOT / "recipes" / "accelerate"
 
@@ -92,10 +92,11 @@ def test_two_processes_train_adapters_to_the_merged_weights_of_one(one_batch, tm
 
 @pytest.mark.parametrize("method", METHODS)
 def test_accumulated_micro_batches_give_the_loss_and_weights_of_one_batch(method, one_batch, tmp_path):
-    """What is no sum over micro-batches is left out: batch entropy, averages that move once per micro-batch."""
+    """What is no sum over micro-batches is left out: batch entropy, averages that move once, negatives."""
     left_out = {
         "stable_token": {"batch_entropy_weight": 0.0},
         "disentangled_whisper": {"config_fields": {"codebook_decay": 1.0}},
+        "factored_asr": {"contrast_weight": 0.0},  # its negatives come from one micro-batch
     }.get(method, {})
     arguments = dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, **left_out)
     assert run_apart(method=method, output_dir=str(tmp_path), num_rows=40, **arguments) == [0]

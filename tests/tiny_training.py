@@ -42,10 +42,14 @@ from clearspeech import (
     StableTokenConfig,
     StableTokenForConditionalGeneration,
 )
+from clearspeech.configuration.configuration_factored_asr import FactoredASRConfig
+from clearspeech.modeling.modeling_factored_asr import FactoredASRForRNNT
 from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
 from clearspeech.processing.character_tokenizer import build_character_tokenizer
 from clearspeech.processing.collators import SpeechTextCollator
+from clearspeech.processing.feature_extraction_factored_asr import FactoredASRFeatureExtractor
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.feature_text_collator import FeatureTextCollator
 from clearspeech.processing.noisy_pairs import NoisyPairCollator
 from clearspeech.processing.perturbation import TRAINING_PERTURBATIONS, Perturber
 from clearspeech.processing.unit_sequences import UnitSequenceCollator
@@ -55,6 +59,7 @@ from clearspeech.trainers.trainer_disentangled_whisper import (
     DisentangledWhisperTrainer,
     DisentangledWhisperTrainingArguments,
 )
+from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainer, FactoredASRTrainingArguments
 from clearspeech.trainers.trainer_speech_lm import SpeechLMTrainer, SpeechLMTrainingArguments
 from clearspeech.trainers.trainer_stable_token import StableTokenTrainer, StableTokenTrainingArguments
 from clearspeech.trainers.trainer_whisper_ctc import WhisperCTCTrainer, WhisperCTCTrainingArguments
@@ -165,8 +170,8 @@ def build_trainer(
     **arguments,
 ) -> SpeechTrainer:
     """
-    A trainer of `stable_token`, `disentangled_whisper`, `speech_lm` or `whisper_ctc` with the same random weights each
-    time.
+    A trainer of `stable_token`, `disentangled_whisper`, `speech_lm`, `factored_asr` or `whisper_ctc` with the same
+    random weights each time.
 
     num_shards: of the corpus as a stream; None leaves it whole. config_fields: over the tiny model's.
     eval_rows: of `disentangled_whisper`, the first of the corpus when not given.
@@ -177,6 +182,8 @@ def build_trainer(
     arguments = {**ARGUMENTS, "output_dir": str(output_dir), **arguments}
     if method == "speech_lm":
         return build_speech_lm_trainer(num_rows, dropout, config_fields or {}, text_model, arguments)
+    if method == "factored_asr":
+        return build_factored_trainer(num_rows, dropout, config_fields or {}, arguments)
     tokenizer = build_character_tokenizer()
     speech = speech_corpus(num_rows)
     if num_shards is not None:
@@ -246,6 +253,29 @@ def build_speech_lm_trainer(
         train_dataset=sequences,
         eval_dataset=sequences.select(range(5)),
         data_collator=UnitSequenceCollator(pad_token_id=0),
+    )
+
+
+def build_factored_trainer(num_rows: int, dropout: float, fields: dict, arguments: dict) -> FactoredASRTrainer:
+    """A Conformer of one layer over 30 ms frames of 3 x 8 mel bins, or the encoder of `fields`."""
+    tokenizer, speech = build_character_tokenizer(), speech_corpus(num_rows)
+    encoder = dict(model_type="conformer_encoder", input_size=24, hidden_size=16, intermediate_size=32)
+    # no biases, as a key's has a gradient of mere rounding noise
+    encoder |= dict(num_hidden_layers=1, num_attention_heads=2, conv_kernel_size=5, attention_bias=False)
+    encoder |= dict.fromkeys(("dropout", "activation_dropout", "attention_dropout"), dropout)
+    sizes = dict(
+        factor_dim=8, factor_hidden_size=12, num_factor_layers=2, decoder_hidden_size=16, num_decoder_layers=1
+    )
+    ids = dict(vocab_size=len(tokenizer) + 1, blank_token_id=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    config = FactoredASRConfig(**{"encoder_config": encoder, "dropout": dropout, **sizes, **ids, **fields})
+    extractor = FactoredASRFeatureExtractor(num_mel_bins=8)
+    return FactoredASRTrainer(
+        model=FactoredASRForRNNT(config),
+        args=FactoredASRTrainingArguments(**{"weight_decay": 0.0, **arguments}),
+        train_dataset=speech,
+        eval_dataset=speech.select(range(5)),
+        data_collator=FeatureTextCollator(extractor, tokenizer),
+        feature_extractor=extractor,
     )
 
 

@@ -3,6 +3,7 @@
 import torch
 import torch.distributed.nn.functional
 from torch import Tensor, nn
+from transformers.loss.loss_rnnt import rnnt_loss
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, num_labels: Tensor | int | None = None) -> Tensor:
@@ -81,6 +82,79 @@ def ctc_loss(
         zero_infinity=True,
     )
     return total / (labels.ne(-100).sum() if num_labels is None else num_labels)
+
+
+def transducer_loss(
+    logits: Tensor,
+    labels: Tensor,
+    frame_mask: Tensor,
+    blank_id: int,
+    num_labels: Tensor | int | None = None,
+) -> Tensor:
+    """
+    RNN-T loss in nats per label (Graves, 2012; L_asr of FactoredASR): the utterances' sum over the number of labels.
+
+    logits: `(batch, frames, tokens + 1, vocabulary)`; labels: `(batch, tokens)`, -100 on padding; frame_mask: `(batch,
+    frames)`, True on real ones; num_labels: divisor, the labels of this batch when None. Torchaudio's kernel under
+    Transformers' `rnnt_loss`, whose `mean_volume` this is.
+    """
+    frame_counts, label_counts = frame_mask.sum(dim=1), labels.ne(-100).sum(dim=1)
+    total = rnnt_loss(
+        logits[:, : int(frame_counts.max()), : int(label_counts.max()) + 1],
+        labels[:, : int(label_counts.max())].clamp_min(0),
+        frame_counts,
+        label_counts,
+        blank_token_id=blank_id,
+        reduction="sum",
+    )
+    return total / (label_counts.sum() if num_labels is None else num_labels)
+
+
+def background_contrast_loss(
+    context: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    shifts: Tensor,
+    temperature: float = 1.0,
+    normalize: bool = False,
+    include_positive: bool = False,
+    num_utterances: Tensor | int | None = None,
+    across_processes: bool = True,
+) -> Tensor:
+    """
+    Frames of one utterance have the same context, those of others another (FactoredASR, eq. 2). In nats, mean over the
+    utterances and the sampled pairs of each.
+
+    The equation's double sum over the frames of an utterance is sampled: one frame j for each frame i. So are its M
+    negatives, frames `min(j, |l|)` of the utterances `l`: memory is linear in frames and in M. Utterances without
+    negatives, a batch of one, count as 0.
+
+    Args:
+        context: `(batch, frames, dim)`, of this process.
+        mask: `(batch, frames)`, True on real frames.
+        positions: `(batch, frames)`, the frame j drawn for each frame i.
+        shifts: `(negatives,)`, where the negatives are: utterance `k + shift` of all processes' utterances, cyclic.
+        temperature, normalize, include_positive: the equation's own are 1, False and False; as in SimCLR, which it
+            builds on, scores are of unit vectors, sharpened, and the positive stands in the denominator, too.
+        num_utterances: divisor of the sum, this batch's when None.
+        across_processes: negatives come from the batches of all processes, which are of one size; else from this one.
+    """
+    values = nn.functional.normalize(context.float(), dim=-1) if normalize else context.float()
+    everyone, lengths, first = values, mask.sum(dim=1), 0
+    if across_processes:
+        everyone, lengths, first = gather_utterances(values, lengths)
+    own = torch.arange(len(values), device=values.device)
+    positive = (values * values[own[:, None], positions]).sum(dim=-1) / temperature  # (batch, frames)
+    scores = [positive] if include_positive else []
+    for shift in shifts.tolist():
+        others = (first + own + shift) % len(everyone)
+        frames = torch.minimum(positions, lengths[others, None] - 1)  # min(j, |l|)
+        scores.append((values * everyone[others[:, None], frames]).sum(dim=-1) / temperature)
+    if not len(shifts):
+        return values.sum() * 0.0
+    per_pair = torch.stack(scores).logsumexp(dim=0) - positive
+    per_utterance = (per_pair * mask).sum(dim=1) / mask.sum(dim=1)
+    return per_utterance.sum() / (len(values) if num_utterances is None else num_utterances)
 
 
 def frame_mean(values: Tensor, mask: Tensor, num_frames: Tensor | int | None = None) -> Tensor:
@@ -191,6 +265,24 @@ def code_distribution(probabilities: Tensor) -> Tensor:
         one = probabilities[..., bit : bit + 1]
         distribution = torch.cat([distribution * (1 - one), distribution * one], dim=-1)
     return distribution
+
+
+def gather_utterances(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, int]:
+    """
+    The utterances of all processes, in the order of the processes, and the place of this process's first one.
+
+    values: `(batch, frames, dim)`, gathered with gradients; lengths: `(batch,)`. Batches are of one size, as
+    accelerate's data loaders make them; frames may differ.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values, lengths, 0
+    longest = torch.tensor(values.shape[1], device=values.device)
+    torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
+    padded = nn.functional.pad(values, (0, 0, 0, int(longest) - values.shape[1]))
+    everyone = torch.cat(torch.distributed.nn.functional.all_gather(padded.contiguous()))
+    counts = [torch.zeros_like(lengths) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(counts, lengths.contiguous())
+    return everyone, torch.cat(counts), torch.distributed.get_rank() * len(values)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -1,0 +1,290 @@
+"""Questions to FactoredASR's trainer: eq. 1 to 3, what is drawn and masked, what is trained, a killed training."""
+
+import math
+
+import pytest
+import torch
+from tiny_training import build_trainer, read_run, relative_difference, run_apart
+
+from clearspeech.trainers import losses, trainer_factored_asr
+from clearspeech.trainers.losses import background_contrast_loss, transducer_loss
+
+METHOD = "factored_asr"
+PLAIN = dict(spec_augment=False, mask_probability=0.0)
+
+
+def first_batch(trainer):
+    return next(iter(trainer.get_train_dataloader()))
+
+
+def counts_of(trainer, batch):
+    return trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+
+
+def terms_of(trainer, batch=None):
+    batch = first_batch(trainer) if batch is None else batch
+    return {
+        name: value for name, (_, value) in trainer.terms(trainer.model, batch, counts_of(trainer, batch))[0].items()
+    }
+
+
+# --- the transducer's loss ---
+
+
+def slow_transducer_cost(log_probabilities, labels, blank):
+    """-log of the sum over all ways through the lattice (frames, labels + 1)."""
+    num_frames, num_places, _ = log_probabilities.shape
+    forward = torch.full((num_frames, num_places), -torch.inf, dtype=torch.double)
+    forward[0, 0] = 0.0
+    for frame in range(num_frames):
+        for place in range(num_places):
+            ways = [forward[frame, place]]
+            if frame:
+                ways.append(forward[frame - 1, place] + log_probabilities[frame - 1, place, blank])
+            if place:
+                ways.append(forward[frame, place - 1] + log_probabilities[frame, place - 1, labels[place - 1]])
+            forward[frame, place] = torch.stack(ways).logsumexp(dim=0)
+    return -(forward[-1, -1] + log_probabilities[-1, -1, blank])
+
+
+def test_transducer_loss_is_the_sum_over_all_alignments_per_label(make_logits=torch.randn):
+    logits = make_logits(3, 7, 5, 6)
+    labels = torch.tensor([[1, 2, 3, 1], [4, 4, -100, -100], [2, -100, -100, -100]])
+    mask = torch.arange(7) < torch.tensor([[7], [4], [1]])
+    costs = [
+        slow_transducer_cost(logits[row, : int(mask[row].sum()), : kept + 1].double().log_softmax(-1), labels[row], 5)
+        for row, kept in enumerate((4, 2, 1))
+    ]
+    torch.testing.assert_close(transducer_loss(logits, labels, mask, 5).double(), sum(costs) / 7)
+    torch.testing.assert_close(transducer_loss(logits, labels, mask, 5, num_labels=14).double(), sum(costs) / 14)
+
+
+def test_transducer_loss_has_the_public_test_vectors_values():
+    """torchaudio's own: cost and first gradients of one utterance, blank last."""
+    values = (
+        "0.1 0.6 0.1 0.1 0.1 0.1 0.1 0.6 0.1 0.1 0.1 0.1 0.2 0.8 0.1 "
+        "0.1 0.6 0.1 0.1 0.1 0.1 0.1 0.2 0.1 0.1 0.7 0.1 0.2 0.1 0.1"
+    )
+    logits = torch.tensor([float(each) for each in values.split()]).view(1, 2, 3, 5).requires_grad_()
+    loss = transducer_loss(logits, torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool), 4, num_labels=1)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(5.09566688538, abs=1e-5)
+    expected = torch.tensor([0.17703132, -0.39992708, 0.17703132])
+    torch.testing.assert_close(logits.grad[0, 0, 0, :3], expected, atol=1e-6, rtol=0)
+
+
+# --- the background contrast ---
+
+
+def slow_contrast(context, lengths, positions, shifts, temperature, normalize, include_positive):
+    """Eq. 2, utterance by utterance, frame by frame."""
+
+    def score(first, second):
+        if normalize:
+            first, second = first / first.norm(), second / second.norm()
+        return float(first @ second) / temperature
+
+    total = 0.0
+    for k, length in enumerate(lengths):
+        pairs = []
+        for i in range(length):
+            j = int(positions[k, i])
+            positive = score(context[k, i], context[k, j])
+            others = [(k + shift) % len(lengths) for shift in shifts]
+            negatives = [score(context[k, i], context[other, min(j, lengths[other] - 1)]) for other in others]
+            denominator = sum(math.exp(each) for each in negatives + [positive] * include_positive)
+            pairs.append(-math.log(math.exp(positive) / denominator))
+        total += sum(pairs) / length
+    return total / len(lengths)
+
+
+@pytest.mark.parametrize("temperature, normalize, include_positive", [(1.0, False, False), (0.3, True, True)])
+def test_contrast_is_eq_2_over_the_sampled_pairs(temperature, normalize, include_positive):
+    context, lengths = torch.randn(4, 6, 5), [6, 1, 4, 3]
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+    positions = (torch.rand(4, 6) * torch.tensor(lengths)[:, None]).long()
+    options = (temperature, normalize, include_positive)
+    ours = background_contrast_loss(context, mask, positions, torch.tensor([1, 3]), *options)
+    assert float(ours) == pytest.approx(slow_contrast(context, lengths, positions, [1, 3], *options), rel=1e-5)
+
+
+def test_context_that_is_constant_in_an_utterance_and_differs_between_them_has_the_least_contrast():
+    mask, positions = torch.ones(3, 5, dtype=torch.bool), torch.randint(5, (3, 5))
+    constant = torch.eye(3)[:, None].expand(3, 5, 3)
+    arguments = (mask, positions, torch.tensor([1, 2]), 0.1, True, True)
+    assert background_contrast_loss(constant, *arguments) < background_contrast_loss(torch.randn(3, 5, 3), *arguments)
+
+
+def test_a_batch_of_one_has_no_contrast():
+    context = torch.randn(1, 5, 3, requires_grad=True)
+    arguments = torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.long)
+    loss = background_contrast_loss(context, *arguments, torch.tensor([], dtype=torch.long))
+    loss.backward()
+    assert float(loss.detach()) == 0.0 and not context.grad.any()
+
+
+# --- eq. 1 and 3 ---
+
+
+def test_the_loss_is_eq_3(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, **PLAIN)
+    batch = first_batch(trainer)
+    counts = counts_of(trainer, batch)
+    terms = terms_of(trainer, batch)
+    assert terms.keys() == {"transducer", "mi", "contrast"}
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts)
+    torch.testing.assert_close(loss, terms["transducer"] + 0.1 * terms["mi"] + 0.3 * terms["contrast"])
+
+
+@torch.no_grad()
+def test_cyclic_error_is_eq_1_frame_by_frame(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, **PLAIN)
+    batch, model = first_batch(trainer), trainer.model
+    total, frames = 0.0, 0
+    for features, mask in zip(batch["input_features"], batch["attention_mask"]):
+        speech = model.factors(features[None, : int(mask.sum())])
+        for content, context, frame in zip(speech.content[0], speech.context[0], features):
+            phi = model.reconstruction
+            total += (content - phi.content(context)).square().mean() + (
+                context - phi.context(content)
+            ).square().mean()
+            total += (frame - phi.joint(torch.cat([content, context]))).square().mean()
+            frames += 1
+    torch.testing.assert_close(terms_of(trainer, batch)["mi"], total / frames, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("target_grad, sign", [("reverse", -1.0), ("pass", 1.0), ("detach", 0.0)])
+def test_gradients_into_what_is_reconstructed_are_as_chosen(target_grad, sign, tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, target_grad=target_grad, reversal_weight=0.5)
+    factor = torch.randn(1, 2, 3, requires_grad=True)
+    target = trainer.as_target(factor)
+    weight = 0.5 if target_grad == "reverse" else 1.0
+    if sign:
+        target.sum().backward()
+        torch.testing.assert_close(factor.grad, torch.full_like(factor, sign * weight))
+    else:
+        assert not target.requires_grad
+
+
+def test_reversal_grows_over_its_ramp(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, reversal_weight=2.0, reversal_ramp_steps=4)
+    weights = []
+    for step in (0, 1, 3, 9):
+        trainer.state.global_step = step
+        weights.append(trainer.current_reversal_weight)
+    assert weights == [0.5, 1.0, 2.0, 2.0]
+
+
+def test_a_weight_of_zero_is_not_computed(tmp_path, monkeypatch):
+    trainer = build_trainer(METHOD, tmp_path, mi_weight=0.0, contrast_weight=0.0, **PLAIN)
+    for name in ("background_contrast_loss", "masked_squared_error", "spec_augment"):
+        monkeypatch.setattr(trainer_factored_asr, name, lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(type(trainer.model.reconstruction), "forward", lambda *_: pytest.fail("computed"))
+    assert terms_of(trainer).keys() == {"transducer"}
+
+
+def test_without_factors_the_contrast_is_of_the_encoders_states(tmp_path, monkeypatch):
+    seen = []
+    contrast = losses.background_contrast_loss
+    monkeypatch.setattr(
+        trainer_factored_asr,
+        "background_contrast_loss",
+        lambda *args, **kw: seen.append(args[0]) or contrast(*args, **kw),
+    )
+    trainer = build_trainer(METHOD, tmp_path, mi_weight=0.0, config_fields={"factorize": False})
+    assert terms_of(trainer).keys() == {"transducer", "contrast"}
+    assert seen[0].shape[-1] == trainer.model.config.encoder_config.hidden_size
+
+
+# --- masks and pairs ---
+
+
+def test_the_masked_frames_are_those_of_the_utterance_and_the_step(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, mask_probability=0.4, spec_augment=False)
+    batch = first_batch(trainer)
+    _, masked, frames = trainer.masked_inputs(batch)
+    assert torch.equal(frames, batch["input_features"])  # what is reconstructed is not masked
+    real = batch["attention_mask"].bool()
+    assert 0.2 < float(masked[real].float().mean()) < 0.6
+    row = {name: value[2:3] for name, value in batch.items()}
+    assert torch.equal(trainer.masked_inputs(row)[1][0], masked[2])
+    trainer.state.global_step = 1
+    assert not torch.equal(trainer.masked_inputs(batch)[1], masked)
+
+
+def test_validation_sees_everything(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path)
+    trainer.model.eval()
+    batch = first_batch(trainer)
+    given, masked, _ = trainer.masked_inputs(batch)
+    assert torch.equal(given, batch["input_features"]) and masked is None
+
+
+def test_validation_counts_each_row_once(tmp_path):
+    """The same in batches of five and of two; the contrast alone depends on a row's batch."""
+    metrics = [
+        build_trainer(METHOD, tmp_path / str(size), per_device_eval_batch_size=size).evaluate() for size in (5, 2)
+    ]
+    assert metrics[0].keys() - {"epoch"} == {"eval_loss", "eval_transducer", "eval_mi", "eval_contrast"}
+    for name in ("eval_transducer", "eval_mi"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-4)
+
+
+# --- training ---
+
+
+def test_recognition_improves_and_every_term_is_logged(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, max_steps=60, learning_rate=1e-2, logging_steps=10, **PLAIN)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert lines[0].keys() >= {"loss", "transducer", "mi", "contrast"}
+    assert lines[-1]["transducer"] < 0.7 * lines[0]["transducer"]
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        dict(model_type="lstm_encoder", input_size=24, hidden_size=16, num_hidden_layers=2),
+        dict(
+            model_type="conformer_encoder", input_size=24, hidden_size=16, num_attention_heads=2, intermediate_size=32
+        ),
+    ],
+    ids=["lstm", "conformer"],
+)
+def test_every_weight_that_is_trained_moves(encoder, tmp_path):
+    encoder = encoder | {"num_hidden_layers": 2}
+    trainer = build_trainer(METHOD, tmp_path, config_fields={"encoder_config": encoder})
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    still = {name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])}
+    assert {name for name in still if "k_proj.bias" not in name} == set()  # a key's bias changes no attention
+
+
+def test_what_no_term_trains_rests(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, mi_weight=0.0, contrast_weight=0.0)
+    resting = {name.split(".")[0] for name, value in trainer.model.named_parameters() if not value.requires_grad}
+    assert resting == {"reconstruction", "context_network"}
+
+
+@pytest.mark.parametrize("killed_after", [3, 5])
+def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(killed_after, tmp_path):
+    arguments = dict(method=METHOD, max_steps=6, save_strategy="steps", save_steps=2, dropout=0.1)
+    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
+    assert run_apart(output_dir=whole, **arguments) == [0]
+    assert run_apart(output_dir=killed, killed_after=killed_after, **arguments) == [-9]
+    assert run_apart(output_dir=killed, resume=True, **arguments) == [0]
+    assert relative_difference(read_run(killed)[0], read_run(whole)[0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"target_grad": "both"}, "target_grad must be one of"),
+        ({"mask_probability": 1.0}, "mask_probability must be at least 0 and below 1"),
+        ({"num_negatives": 0}, "num_negatives must be at least 1"),
+        ({"config_fields": {"factorize": False}}, "the model has no factors"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        build_trainer(METHOD, tmp_path, **fields)
