@@ -103,8 +103,8 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """
-        Xavier for matrices, PyTorch's own ranges for convolutions and LSTMs: the small normal values of language models
-        would leave nothing of a frame behind several layers without normalization, or too little to normalize.
+        Xavier for matrices, PyTorch's own ranges for convolutions and LSTMs: the small values of language models would
+        leave nothing of a frame behind several layers without normalization, or too little to normalize.
         """
         super()._init_weights(module)
         if isinstance(module, nn.Linear):

@@ -8,11 +8,9 @@ import numpy as np
 from torch import Tensor
 from transformers import AutomaticSpeechRecognitionPipeline, GenerationConfig, PreTrainedModel
 
-from .pipeline_speech_recognition import SpeechRecognitionPipeline
+from .pipeline_speech_recognition import WINDOW_SECONDS, SpeechRecognitionPipeline
 from .processing_speech_lm import SpeechLMProcessor
 from .speech_tasks import MAX_ANSWER_TOKENS, find_task
-
-WINDOW_SECONDS = 30  # longer speech is cut, as StableToken does: models are trained on single utterances
 
 
 class SpeechLMPipeline(SpeechRecognitionPipeline):
@@ -105,10 +103,9 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
     def _forward(
         self, model_inputs: dict[str, Any], prompt: str | None = None, **generate_kwargs: Any
     ) -> dict[str, Any]:
-        rows = zip(model_inputs["waveforms"], model_inputs["num_samples"].tolist(), strict=True)
-        waveforms = [waveform[:length] for waveform, length in rows]
         prompt = self._default_prompt() if prompt is None else prompt
         rate = self.feature_extractor.sampling_rate
+        waveforms = self._waveforms(model_inputs)
         inputs = self.processor(audio=waveforms, sampling_rate=rate, prompt=prompt, return_tensors="pt")
         inputs = inputs.to(self.device)
         tokens = self.model.generate(**inputs, **self._prepare_generate_kwargs(generate_kwargs))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutomaticSpeechRecognitionPipeline, FeatureExtractionMixin, GenerationConfig, PreTrainedModel
 
+WINDOW_SECONDS = 30  # longer speech is cut: models are trained on single utterances
 REFUSED_OPTIONS = {
     "chunk_length_s": "audio of any length is cut at quiet places already",
     "stride_length_s": "audio of any length is cut at quiet places already, without overlap",
@@ -33,9 +34,9 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     * `batch_size=` works on utterances of different lengths: features are computed batched, on the model's device;
     * decoding follows the model's own generation config.
 
-    `import clearspeech` makes this class the task's entry. For a SpeechLM it gives `SpeechLMPipeline`, and where
-    neither the model nor its feature extractor is the suite's, the stock pipeline. The two belong together: half a
-    pair is refused.
+    `import clearspeech` makes this class the task's entry. For a SpeechLM it gives `SpeechLMPipeline`, for a
+    FactoredASR `FactoredASRPipeline`, and where neither the model nor its feature extractor is the suite's, the stock
+    pipeline. The two belong together: half a pair is refused.
 
     Raises:
         ValueError: a model that writes no text, a model of the suite with a stock feature extractor, or a plain
@@ -148,11 +149,20 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
         return self.feature_extractor.check_waveform(waveform)
 
     def _samples_per_window(self) -> int:
-        """The longest audio, in samples, whose padded features fit the encoder's position table."""
+        """The longest audio, in samples, that the encoder sees at once."""
+        return self._samples_for_positions(self.model.config.max_source_positions)
+
+    def _samples_for_positions(self, num_positions: int) -> int:
+        """The longest audio, in samples, whose padded features fit a Whisper encoder's position table."""
         extractor = self.feature_extractor
         samples_per_token = extractor.hop_length * extractor.mel_frames_per_token
-        window = self.model.config.max_source_positions * 2 * extractor.hop_length  # Whisper's convolutions halve
+        window = num_positions * 2 * extractor.hop_length  # Whisper's convolutions halve
         return window // samples_per_token * samples_per_token - extractor.n_fft // 2
+
+    def _waveforms(self, model_inputs: dict[str, Any]) -> list[Tensor]:
+        """A batch's pieces `(samples,)` without the padding."""
+        rows = zip(model_inputs["waveforms"], model_inputs["num_samples"].tolist(), strict=True)
+        return [waveform[:length] for waveform, length in rows]
 
     def _read(self, inputs: str | Path | bytes | np.ndarray | Tensor | dict) -> np.ndarray | Tensor:
         """Any accepted input as samples at the feature extractor's rate."""
@@ -198,14 +208,17 @@ def cut_at_quiet_places(waveform: Tensor, max_samples: int, frame_samples: int =
     Cut audio into pieces of at most `max_samples`; put end to end they are the audio again.
 
     waveform: `(samples,)`. Each cut lies in the middle of the `frame_samples` (50 ms at 16 kHz) of lowest energy in
-    the last third of what would fit, so that words stay whole wherever there is a pause.
+    the last third of what would fit, so that words stay whole wherever there is a pause. The last piece has at least
+    two of them, enough for every feature extractor of the suite.
     """
+    frame_samples = min(frame_samples, max_samples // 3)
     pieces = []
     while len(waveform) > max_samples:
         earliest = max_samples - max_samples // 3
-        frames = waveform[earliest:max_samples].unfold(0, min(frame_samples, max_samples // 3), frame_samples // 5)
+        latest = min(max_samples, max(len(waveform) - 2 * frame_samples, earliest + frame_samples))
+        frames = waveform[earliest:latest].unfold(0, frame_samples, frame_samples // 5)
         quietest = int(frames.square().sum(dim=1).argmin())
-        cut = earliest + quietest * (frame_samples // 5) + frames.shape[1] // 2
+        cut = earliest + quietest * (frame_samples // 5) + frame_samples // 2
         pieces.append(waveform[:cut])
         waveform = waveform[cut:]
     return [*pieces, waveform]

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from tiny_factored import make_factored
 from transformers import (
     AutoConfig,
     AutoModelForAudioTokenization,
     AutoModelForCausalLM,
+    AutoModelForRNNT,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     PreTrainedTokenizerFast,
@@ -23,6 +25,7 @@ from transformers import (
 
 from clearspeech import hub
 from clearspeech.processing.corpora import load_corpus
+from clearspeech.processing.pipeline_factored_asr import FactoredASRPipeline
 from clearspeech.processing.pipeline_speech_lm import SpeechLMPipeline
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 
@@ -68,6 +71,29 @@ print(json.dumps({
     "units": processor.units(samples, rate)[0],
     "units again": again.units(samples, rate)[0],
     "text": transcribe(path)["text"],
+    "classes": [type(part).__name__ for part in parts],
+    "modules": [type(part).__module__.split(".")[0] for part in parts],
+}))
+"""
+
+# the same for a FactoredASR, which has its factors beside its text
+FACTORED_STRANGER = """
+import json, sys
+sys.modules["clearspeech"] = None
+import soundfile
+from transformers import AutoFeatureExtractor, AutoModelForRNNT, AutoProcessor, pipeline
+path, audio = sys.argv[1:]
+samples, rate = soundfile.read(audio, dtype="float32")
+model = AutoModelForRNNT.from_pretrained(path, trust_remote_code=True)
+extractor = AutoFeatureExtractor.from_pretrained(path, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+content = model.factors(**processor(audio=samples, sampling_rate=rate, return_tensors="pt")).content
+transcribe = pipeline("automatic-speech-recognition", model=path, trust_remote_code=True, device="cpu")
+parts = (model, extractor, processor, transcribe)
+print(json.dumps({
+    "content": content[0, :, 0].tolist(),
+    "text": transcribe(audio)["text"],
+    "beams": transcribe(audio, generate_kwargs={"num_beams": 3})["text"],
     "classes": [type(part).__name__ for part in parts],
     "modules": [type(part).__module__.split(".")[0] for part in parts],
 }))
@@ -234,6 +260,49 @@ def test_a_published_speech_lm_keeps_nothing_of_training_and_loading(tiny_speech
     check_clean(published)
     assert json.loads((published / "config.json").read_text())["text_config"]["use_cache"] is True
     assert (published / "audio_tokenizer" / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("encoder", "extractor"), [("conformer", "FactoredASRFeatureExtractor"), ("wav2vec2", "Wav2Vec2FeatureExtractor")]
+)
+def test_a_published_factored_asr_transcribes_without_the_suite(encoder, extractor, recording, tmp_path):
+    model, processor = make_factored(encoder)
+    published, home = hub.publish(model, processor, tmp_path / "published", card=""), tmp_path / "home"
+    home.mkdir()
+    seen = load_as_a_stranger(str(published), recording, home, FACTORED_STRANGER)
+    samples, rate = soundfile.read(recording, dtype="float32")
+    content = model.factors(**processor(audio=samples, sampling_rate=rate, return_tensors="pt")).content
+    assert seen["content"] == content[0, :, 0].tolist()
+    here = FactoredASRPipeline(model=model, processor=processor, device="cpu")
+    assert seen["text"] == here(samples)["text"] != ""
+    assert seen["beams"] == here(samples, generate_kwargs={"num_beams": 3})["text"]
+    assert seen["classes"] == ["FactoredASRForRNNT", extractor, "FactoredASRProcessor", "FactoredASRPipeline"]
+    ours, theirs = "transformers_modules", "transformers"
+    assert seen["modules"] == [ours, ours if encoder == "conformer" else theirs, ours, ours]
+
+
+def test_a_published_factored_asr_in_the_hub_cache_transcribes_without_the_suite(recording, tmp_path):
+    model, processor = make_factored()
+    published, home = hub.publish(model, processor, tmp_path / "published", card=""), tmp_path / "home"
+    put_into_cache(published, home, "factored-asr-tiny")
+    seen = load_as_a_stranger("someone/factored-asr-tiny", recording, home, FACTORED_STRANGER)
+    here = FactoredASRPipeline(model=model, processor=processor, device="cpu")
+    assert seen["text"] == here(str(recording))["text"] and set(seen["modules"]) == {"transformers_modules"}
+
+
+@pytest.mark.parametrize("trust", [True, None])
+def test_a_published_factored_asr_runs_beside_the_suite(recording, tmp_path, trust):
+    published = hub.publish(*make_factored(), tmp_path / "published", card="")
+    sources = {path.name for path in published.glob("*.py")}
+    assert {"modeling_factored_asr.py", "frame_encoders.py", "pipeline_factored_asr.py"} <= sources
+    config = json.loads((published / "config.json").read_text())
+    assert config["auto_map"]["AutoModelForRNNT"] == "modeling_factored_asr.FactoredASRForRNNT"
+    recognition = config["custom_pipelines"]["automatic-speech-recognition"]
+    assert recognition == {"impl": "pipeline_factored_asr.FactoredASRPipeline", "pt": ["AutoModelForRNNT"]}
+    options = dict(model=str(published), trust_remote_code=trust, device="cpu")
+    transcribe = pipeline("automatic-speech-recognition", **options)
+    assert type(transcribe) is FactoredASRPipeline and transcribe(str(recording))["text"]
+    assert type(AutoModelForRNNT.from_pretrained(published, trust_remote_code=trust)) is type(transcribe.model)
 
 
 def test_where_the_suite_is_imported_its_classes_win(published, tiny_model):

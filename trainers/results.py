@@ -3,9 +3,9 @@ Measured results of a method, `hub_cards/results/<method>.json`: the one place t
 
     update_results(path, "stable_token", runs=[Run("table4", "full", 0, "an4", "test", 3_500_000, command, metrics)])
 
-Every entry has an identity (a run: table, row, seed, corpus, split; a benchmark or count: name); adding one again
-replaces it. Writers wait for one another on a lock beside the file, and the file is replaced in one move: it is whole
-at any moment, also under several processes and after a SIGKILL.
+Every entry has an identity (a run: table, row, seed, corpus, split, condition; a benchmark or count: name); adding one
+again replaces it. Writers wait for one another on a lock beside the file, and the file is replaced in one move: it is
+whole at any moment, also under several processes and after a SIGKILL.
 """
 
 import json
@@ -21,7 +21,7 @@ import torch
 import transformers
 from filelock import FileLock
 
-RUN_IDENTITY = ("table", "row", "seed", "corpus", "split")
+RUN_IDENTITY = ("table", "row", "seed", "corpus", "split", "condition")
 SECTIONS = {"runs": RUN_IDENTITY, "benchmarks": ("name",), "counts": ("name",)}
 
 
@@ -31,7 +31,8 @@ class Run:
     One row of one table, measured on one corpus.
 
     table: the paper's table or figure (`table1`, `figure3`); row: its row in the paper's words; parameters: of the
-    model; command: what trained it, from the repository's root; metrics: names to rates in percent, or their own unit.
+    model; command: what trained it, from the repository's root; metrics: names to rates in percent, or their own unit;
+    condition: under which it was measured, where a row has an entry for each; None is not written.
 
     Raises ValueError for an empty name, a wrong type, and metrics that are missing or not finite.
     """
@@ -44,9 +45,11 @@ class Run:
     parameters: int
     command: str
     metrics: dict[str, float]
+    condition: str | None = None
 
     def __post_init__(self):
-        for name in ("table", "row", "corpus", "split", "command"):
+        named = ("table", "row", "corpus", "split", "command")
+        for name in named if self.condition is None else (*named, "condition"):
             value = self.__dict__[name]
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{name} of a run must be a string that is not empty; got {value!r}.")
@@ -71,11 +74,11 @@ class Results:
     benchmarks: list[dict[str, Any]]
     counts: list[dict[str, Any]]
 
-    def find(self, **wanted: str | int) -> list[Run]:
+    def find(self, **wanted: str | int | None) -> list[Run]:
         """The runs whose fields have the wanted values, for example `find(table="table4", corpus="an4")`."""
         return [run for run in self.runs if all(run.__dict__[name] == value for name, value in wanted.items())]
 
-    def seeds_mean(self, metric: str, **wanted: str | int) -> float | None:
+    def seeds_mean(self, metric: str, **wanted: str | int | None) -> float | None:
         """Mean of a metric over the found runs (the seeds of one row on one corpus); None where none has it."""
         values = [run.metrics[metric] for run in self.find(**wanted) if metric in run.metrics]
         return sum(values) / len(values) if values else None
@@ -129,7 +132,8 @@ def update_results(
         added = {"runs": list(runs), "benchmarks": list(benchmarks), "counts": list(counts)}
         merged = {section: _merge(section, old.__dict__[section], entries) for section, entries in added.items()}
         results = Results(method, environment(), **merged)
-        write_atomically(path, json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n")
+        content = asdict(results) | {"runs": [_without_none(run) for run in results.runs]}
+        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return results
 
 
@@ -153,6 +157,10 @@ def write_atomically(path: str | Path, content: str | bytes):
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(aside, path)
+
+
+def _without_none(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in asdict(run).items() if value is not None}
 
 
 def _identity(section: str, entry: Run | dict[str, Any]) -> tuple:

@@ -5,12 +5,14 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioTokenization,
     AutoModelForCausalLM,
+    AutoModelForRNNT,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration.configuration_disentangled_whisper import DisentangledWhisperConfig
+from .configuration.configuration_factored_asr import ConformerEncoderConfig, FactoredASRConfig, LSTMEncoderConfig
 from .configuration.configuration_kmeans_tokenizer import KMeansTokenizerConfig
 from .configuration.configuration_speech_lm import SpeechLMConfig
 from .configuration.configuration_stable_token import StableTokenConfig
@@ -18,12 +20,16 @@ from .modeling.modeling_disentangled_whisper import (
     DisentangledWhisperForConditionalGeneration,
     DisentangledWhisperModel,
 )
+from .modeling.modeling_factored_asr import FactoredASRForRNNT
 from .modeling.modeling_kmeans_tokenizer import KMeansTokenizerModel
 from .modeling.modeling_speech_lm import SpeechLMForCausalLM
 from .modeling.modeling_stable_token import StableTokenForConditionalGeneration, StableTokenModel
+from .processing.feature_extraction_factored_asr import FactoredASRFeatureExtractor
 from .processing.feature_extraction_stable_token import StableTokenFeatureExtractor
-from .processing.pipeline_speech_lm import SpeechLMPipeline  # noqa: F401  the task's entry finds it, its subclass
+from .processing.pipeline_factored_asr import FactoredASRPipeline  # noqa: F401  the task's entry finds its subclasses
+from .processing.pipeline_speech_lm import SpeechLMPipeline  # noqa: F401
 from .processing.pipeline_speech_recognition import SpeechRecognitionPipeline
+from .processing.processing_factored_asr import FactoredASRProcessor
 from .processing.processing_speech_lm import SpeechLMProcessor
 from .processing.processing_stable_token import StableTokenProcessor
 
@@ -49,5 +55,13 @@ AutoModelForCausalLM.register(SpeechLMConfig, SpeechLMForCausalLM)
 AutoModelForSpeechSeq2Seq.register(SpeechLMConfig, SpeechLMForCausalLM)  # where the recognition pipeline looks
 AutoProcessor.register(SpeechLMConfig, SpeechLMProcessor)
 
-# hands models that have nothing of the suite to the stock pipeline
+AutoConfig.register("lstm_encoder", LSTMEncoderConfig)
+AutoConfig.register("conformer_encoder", ConformerEncoderConfig)
+AutoConfig.register("factored_asr", FactoredASRConfig)
+AutoModelForRNNT.register(FactoredASRConfig, FactoredASRForRNNT)
+AutoFeatureExtractor.register(FactoredASRConfig, FactoredASRFeatureExtractor)
+AutoProcessor.register(FactoredASRConfig, FactoredASRProcessor)
+
+# hands models that have nothing of the suite to the stock pipeline, which does not look for transducers
 PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = SpeechRecognitionPipeline
+PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["pt"] += (AutoModelForRNNT,)

@@ -12,9 +12,11 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .processing.processing_factored_asr import FactoredASRProcessor
 from .processing.processing_speech_lm import AUDIO_TOKENIZER_FOLDER, SpeechLMProcessor
 
 SUITE = __package__
+TAKE_OVER_ENCODERS = (FactoredASRProcessor, SpeechLMProcessor)  # with the feature extractors that belong to them
 LOADING_FIELDS = ("is_local", "local_files_only")  # how the tokenizer was loaded, not what it is
 
 
@@ -70,8 +72,8 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
 def processor_parts(processor: ProcessorMixin) -> dict[str, type]:
     """A processor's class and its feature extractor's, by their Auto classes."""
     parts, extractor = {"AutoProcessor": type(processor)}, type(processor.feature_extractor)
-    if isinstance(processor, SpeechLMProcessor) and extractor.__module__.startswith("transformers."):
-        return parts  # units of an encoder that Transformers owns: it has its features' source, too
+    if isinstance(processor, TAKE_OVER_ENCODERS) and extractor.__module__.startswith("transformers."):
+        return parts  # an encoder that Transformers owns: it has its features' source, too
     return parts | {"AutoFeatureExtractor": extractor}
 
 

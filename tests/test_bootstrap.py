@@ -1,0 +1,96 @@
+"""Questions to the paired bootstrap: its figures, its interval, and what cannot be compared."""
+
+import numpy as np
+import pytest
+
+from clearspeech.trainers.bootstrap import WordErrors, count_word_errors, paired_bootstrap
+from clearspeech.trainers.metrics import WordErrorRate
+
+
+def make_errors(errors, words=None) -> WordErrors:
+    return WordErrors(list(range(len(errors))), list(errors), words or [10] * len(errors))
+
+
+def test_errors_of_utterances_add_up_to_the_word_error_rate():
+    predictions = ["one two", "", "Three, four five", "six six six"]
+    references = ["One two.", "one", "three five", "six"]
+    errors = count_word_errors([7, 8, 9, 10], predictions, references)
+    assert (errors.errors, errors.words) == ([0, 1, 1, 2], [2, 1, 2, 1])
+    whole = WordErrorRate().compute(predictions=predictions, references=references)
+    assert errors.word_error_rate == pytest.approx(whole["wer"])
+
+
+def test_the_change_is_relative_to_the_baseline():
+    found = paired_bootstrap([make_errors([4, 0, 6, 10])], [make_errors([3, 0, 5, 7])])
+    assert found.change == pytest.approx(-25.0)
+    assert found.low < -25.0 < found.high
+
+
+def test_the_mean_over_trainings_is_compared():
+    baseline = [make_errors([4, 6, 8]), make_errors([6, 4, 8])]  # on average 5, 5, 8
+    assert paired_bootstrap(baseline, [make_errors([5, 5, 8])]).change == 0
+    assert paired_bootstrap(baseline, [make_errors([4, 4, 7]), make_errors([4, 4, 7])]).change == pytest.approx(
+        -100 / 6
+    )
+
+
+def test_the_interval_is_that_of_resampled_utterances():
+    random = np.random.default_rng(1)
+    words = random.integers(1, 12, 60)
+    old, new = random.binomial(words, 0.3), random.binomial(words, 0.25)
+    found = paired_bootstrap([make_errors(old, words.tolist())], [make_errors(new, words.tolist())])
+    changes = []
+    for _ in range(4000):  # one resample at a time
+        drawn = random.integers(0, 60, 60)
+        changes.append((new[drawn].sum() - old[drawn].sum()) / words[drawn].sum())
+    expected = 100 * np.quantile(changes, [0.025, 0.975]) / (old.sum() / words.sum())
+    np.testing.assert_allclose([found.low, found.high], expected, atol=2.0)
+
+
+def test_utterances_that_are_hard_for_both_do_not_widen_the_interval():
+    old = [1, 9] * 50  # easy ones and hard ones, and the other model is better in each by one word
+    paired = paired_bootstrap([make_errors(old)], [make_errors([errors - 1 for errors in old])])
+    assert (paired.low, paired.change, paired.high) == pytest.approx((-20.0, -20.0, -20.0))
+
+
+def test_the_interval_tells_a_clear_difference_from_an_unclear_one():
+    random = np.random.default_rng(0)
+    old = random.integers(1, 5, 200)
+    clear = paired_bootstrap([make_errors(old.tolist())], [make_errors((old - 1).tolist())])
+    unclear = paired_bootstrap([make_errors(old.tolist())], [make_errors(random.permutation(old).tolist())])
+    assert not clear.covers_zero and unclear.covers_zero
+
+
+def test_the_same_seed_draws_the_same_resamples():
+    random = np.random.default_rng(0)
+    models = [[make_errors(random.integers(0, 9, 100).tolist())] for _ in range(2)]
+    assert paired_bootstrap(*models) == paired_bootstrap(*models)
+    assert paired_bootstrap(*models) != paired_bootstrap(*models, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "changed", "message"),
+    [
+        ([], [make_errors([1])], "need a training; got 0 and 1"),
+        ([make_errors([1, 2])], [make_errors([1])], "different utterances"),
+        ([make_errors([1])], [WordErrors([7], [1], [10])], "different utterances"),
+        ([make_errors([1])], [make_errors([1], [11])], "different utterances"),
+        ([make_errors([0, 0])], [make_errors([0, 1])], "baseline makes no error"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(baseline, changed, message):
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(baseline, changed)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (([], [], []), "same number of utterances, errors and words; got .*'utterances': 0"),
+        (([1, 2], [0], [1]), "'utterances': 2, 'errors': 1, 'words': 1"),
+        (([1, 2], [0, 1], [3, 0]), "Utterance 1 has no words"),
+    ],
+)
+def test_word_errors_must_be_whole(parts, message):
+    with pytest.raises(ValueError, match=message):
+        WordErrors(*parts)
