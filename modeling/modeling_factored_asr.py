@@ -60,7 +60,8 @@ class FactoredASROutput(ParakeetRNNTOutput):
 
 class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
     """
-    Factored Latent-Space Representations for speech recognition (FactoredASR, section 2, Figs. 1 and 2).
+    Content-Context Factorized Representations for Automated Speech Recognition (Chan and Ghosh, section 2, Figs. 1
+    and 2).
 
     encoder states e_i -> Pi_content(e_i), Pi_context(e_i); a transducer ("the standard joint-model ASR loss", with
     Transformers' Parakeet blocks) reads the content. The reconstructors of eq. 1 run in training only.

@@ -27,7 +27,8 @@ from clearspeech.trainers.results import Results, Run, read_results, update_resu
 CARDS = Path("hub_cards")
 BASE_COMMAND = ("python", "recipes/pretrain_mini_whisper.py")
 BASE_FILES = ("model.safetensors", "audio_tokenizer/model.safetensors", "unit_pieces.model")  # what a base may have
-Entries = tuple[tuple[str, str], ...]  # (table, row) pairs
+CLEAN = "0"  # the condition under which nothing is added to the speech; its figures have plain names
+Entries = tuple[tuple[str, ...], ...]  # (table, row), or (table, row, condition)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Job:
     One model to train and to measure.
 
     command: of the training, without its folder; None for the base, which is only measured. evaluation: the command
-    that measures, without model and folder. validation: the same on the validation split, whose figures stand beside
-    the others as `validation/<name>`; None for none. corpora: what is measured on. unrecorded: flags of the training
-    that do not change its outcome. base: the folder that it starts from, `--base_model` when None.
+    that measures, without model and folder; of its figures an entry with the condition "0.3" takes `wer/0.3` as `wer`.
+    validation: the same on the validation split, whose figures stand beside the others as `validation/<name>`; None
+    for none. corpora: what is measured on. unrecorded: flags of the training that do not change its outcome. base: the
+    folder that it starts from, `--base_model` when None; that is None where all rows start from random weights.
     """
 
     name: str
@@ -81,8 +83,8 @@ class Goal:
         return {"<": lt, "<=": le, ">": gt, ">=": ge}[self.relation](self.value, self.limit)
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser, method: str, rows: Iterable[Row], base_model: str):
-    """The arguments that every runner has."""
+def add_shared_arguments(parser: argparse.ArgumentParser, method: str, rows: Iterable[Row], base_model: str | None):
+    """The arguments that every runner has; base_model: its default, None where there is no base to choose."""
     names = [row.name for row in rows]
     parser.add_argument("--rows", nargs="+", default=names, choices=names, metavar="ROW", help=f"of: {names}")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
@@ -90,7 +92,10 @@ def add_shared_arguments(parser: argparse.ArgumentParser, method: str, rows: Ite
     parser.add_argument("--data", default="../shared/data", help="folder of the real corpora")
     parser.add_argument("--test_dataset", nargs="+", help="test corpora instead of digit strings and an4")
     parser.add_argument("--noise_dataset", nargs="+", help="noise corpora instead of esc50_noise")
-    parser.add_argument("--base_model", default=base_model, help="the mini Whisper")
+    if base_model is None:
+        parser.set_defaults(base_model=None)
+    else:
+        parser.add_argument("--base_model", default=base_model, help="the mini Whisper")
     parser.add_argument("--runs", type=Path, default=Path(f"outputs/reproduce_{method}"), help="models and logs")
     parser.add_argument("--results", type=Path, default=CARDS / "results" / f"{method}.json")
     parser.add_argument("--figures", type=Path, default=CARDS / "figures")
@@ -108,13 +113,15 @@ def chosen_rows(rows: Sequence[Row], names: Iterable[str], seeds: Iterable[int] 
     return [(rows[index], seed) for seed, index in by_seed if seeds is None or seed in seeds]
 
 
-def recorded(command: Iterable[str], base_model: str) -> str:
+def recorded(command: Iterable[str], base_model: str | None) -> str:
     """
-    The command as the results keep it, with a checksum of the base: another base is another training.
+    The command as the results keep it, with a checksum of the base, if there is one: another base is another training.
 
     Raises:
         FileNotFoundError: a base without weights.
     """
+    if base_model is None:
+        return shlex.join(command)
     checksum = 0
     for file in (path for name in BASE_FILES if (path := Path(base_model, name)).exists()):
         checksum = zlib.crc32(file.read_bytes(), checksum)
@@ -126,11 +133,24 @@ def recorded(command: Iterable[str], base_model: str) -> str:
 def is_finished(results: Results, entries: Entries, seed: int, command: str, corpora: list[str]) -> bool:
     """Whether all corpora of all the entries stand in the results with this very command."""
     found = [
-        results.find(table=table, row=row, seed=seed, corpus=corpus, split="test", command=command)
-        for table, row in entries
+        results.find(**named(entry), seed=seed, corpus=corpus, split="test", command=command)
+        for entry in entries
         for corpus in corpora
     ]
     return all(found)
+
+
+def named(entry: tuple[str, ...]) -> dict[str, str | None]:
+    """The parts of an entry by their names in a run."""
+    return dict(zip(("table", "row", "condition"), (*entry, None)))
+
+
+def under_condition(metrics: dict[str, float], condition: str | None) -> dict[str, float]:
+    """The figures of one condition under their plain names; all figures as they are where it is None."""
+    if condition is None:
+        return metrics
+    parts = {name: name.partition("/") for name in metrics}
+    return {parts[name][0]: value for name, value in metrics.items() if (parts[name][2] or CLEAN) == condition}
 
 
 def folder_name(name: str, seed: int) -> str:
@@ -217,9 +237,10 @@ def run(job: Job, args: argparse.Namespace, method: str) -> None:
         parameters, measured = measure(job, str(folder) if job.command else args.base_model, folder, lock)
         if set(measured) != set(job.corpora):
             raise RuntimeError(f"{folder} was measured on {list(measured)}, not on {job.corpora}.")
+        shared = dict(seed=job.seed, split="test", parameters=parameters, command=record)
         runs = [
-            Run(table, row, job.seed, corpus, "test", parameters, record, metrics)
-            for table, row in job.entries
+            Run(**entry, **shared, corpus=corpus, metrics=under_condition(metrics, entry["condition"]))
+            for entry in map(named, job.entries)
             for corpus, metrics in measured.items()
         ]
         update_results(args.results, method, runs)

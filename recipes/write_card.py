@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import card_disentangled_whisper
+import card_factored_asr
 import card_speech_lm
 import card_stable_token
 from table_runs import CARDS
@@ -25,6 +26,7 @@ METHODS = {
     "stable_token": card_stable_token.sections,
     "disentangled_whisper": card_disentangled_whisper.sections,
     "speech_lm": card_speech_lm.sections,
+    "factored_asr": card_factored_asr.sections,
 }
 
 

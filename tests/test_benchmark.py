@@ -40,6 +40,16 @@ def lm_benchmark(monkeypatch):
 
 
 @pytest.fixture
+def factored_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    import benchmark_factored_asr
+
+    threads = torch.get_num_threads()
+    yield benchmark_factored_asr
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def counts(monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     import count_stable_token
@@ -193,3 +203,57 @@ def test_both_steps_train_the_same_model_on_their_own_loss(lm_benchmark, monkeyp
 def test_an_unknown_shape_is_refused_by_name(lm_benchmark):
     with pytest.raises(ValueError, match="test, mini, gpt2; got gpt7"):
         lm_benchmark.RecipeArguments(shapes=["gpt7"])
+
+
+def run_factored(recipe, tmp_path, *arguments: str) -> dict[str, dict]:
+    """As `run`, of FactoredASR."""
+    path = tmp_path / "results.json"
+    recipe.main(["--size", "test", "--seconds", "1", "--rounds", "2", "--results", str(path), *arguments])
+    return {entry["name"]: entry for entry in json.loads(path.read_text())["benchmarks"]}
+
+
+def test_factored_asrs_ratios_are_stored(factored_benchmark, tmp_path):
+    entries = run_factored(factored_benchmark, tmp_path, "--only", "training", "inference")
+    names = ("training_step_full_vs_baseline", "inference_full_vs_baseline")
+    assert set(entries) == {f"{name}_{encoder}" for name in names for encoder in ("lstm", "conformer")}
+    for entry in entries.values():
+        assert entry["ratio"] > 0
+        assert entry["setting"] and entry["command"].startswith("python recipes/benchmark_factored_asr.py --size test")
+
+
+@pytest.mark.slow
+def test_factored_asrs_memory_is_measured_in_fresh_processes(factored_benchmark, tmp_path):
+    entries = run_factored(factored_benchmark, tmp_path, "--only", "contrast_memory", "transducer_memory")
+    assert entries["contrast_memory_30_vs_5_seconds"]["ratio"] < 6.6  # linear in the length
+    assert entries["transducer_loss_unfused_vs_fused_memory"]["ratio"] > 1
+
+
+def test_both_transducer_losses_are_equal(factored_benchmark):
+    logits, labels = torch.randn(2, 7, 4, 10), torch.randint(1, 9, (2, 3))
+    given = logits, labels, torch.ones(2, 7, dtype=torch.bool), 9
+    torch.testing.assert_close(factored_benchmark.fused_loss(*given), factored_benchmark.unfused_loss(*given))
+
+
+@pytest.mark.parametrize("factorize", [True, False])
+def test_what_is_searched_writes_one_blank_for_each_frame(factored_benchmark, factorize):
+    recipe, steps = factored_benchmark.RecipeArguments(size="test", seconds=1.0), []
+    model = factored_benchmark.build_model("lstm", recipe, factorize)
+    model.decoder.register_forward_hook(lambda *given: steps.append(given))
+    for unused in (model.context_network, model.reconstruction) if factorize else ():
+        unused.register_forward_hook(lambda *given: pytest.fail("has run"))
+    assert factored_benchmark.greedy_search(model, recipe)().numel() == 0
+    assert len(steps) == 33
+
+
+@pytest.mark.slow
+def test_the_papers_transducers_have_its_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    import count_factored_asr
+
+    counted = {
+        row["name"]: row for encoder in ("RNN-T", "Conformer") for row in count_factored_asr.count_model(encoder)
+    }
+    short = ", prediction network of one layer"  # with which the Conformer has what the paper prints
+    for name in ("RNN-T, Baseline", f"Conformer, Baseline{short}"):
+        assert counted[name]["parameters"] == pytest.approx(1e6 * counted[name]["paper"], rel=0.03)
+    assert counted["Conformer, Baseline"]["parameters"] == pytest.approx(127.3e6, rel=0.001)

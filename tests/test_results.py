@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -77,9 +78,21 @@ def test_a_write_that_fails_leaves_the_old_file(path, monkeypatch):
     assert path.read_text() == "old"
 
 
+def test_a_row_may_have_an_entry_for_each_condition(path):
+    conditions = [None, "0", "0.3"]
+    update_results(path, "method", [replace(make_run(), condition=condition) for condition in conditions])
+    assert [run.get("condition") for run in json.loads(path.read_text())["runs"]] == conditions
+    assert "null" not in path.read_text()
+    results = update_results(path, "method", [replace(make_run(wer=1.0), condition="0.3")])
+    assert [run.metrics["wer"] for run in results.runs] == [5.0, 5.0, 1.0]
+    assert results.find(condition="0") == [replace(make_run(), condition="0")]
+    assert results.find(condition=None) == [make_run()]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        (dict(condition=""), "condition of a run must be a string that is not empty"),
         (dict(table=""), "table of a run must be a string that is not empty"),
         (dict(seed=-1), "seed of run 'full' must be a whole number"),
         (dict(parameters=1.5), "parameters of run 'full'"),

@@ -82,11 +82,11 @@ def paired_bootstrap(
 
     baseline, changed: one `WordErrors` for each training of the model, on the same utterances; the trainings' errors
     are averaged in every utterance. The interval says how far other utterances like these would move the change, not
-    other trainings. In each resample the difference of the two WERs is taken in percent of the WER that the baseline
-    has on all utterances.
+    other trainings.
 
     Raises:
-        ValueError: no training, other utterances or other references, or a baseline without an error.
+        ValueError: no training, other utterances or other references, or a baseline with errors in so few utterances
+            that some resample has none.
     """
     if not baseline or not changed:
         raise ValueError(f"Both models need a training; got {len(baseline)} and {len(changed)}.")
@@ -95,14 +95,17 @@ def paired_bootstrap(
         raise ValueError(
             "The models were measured on different utterances: evaluate both on the same corpus and split."
         )
-    words = np.asarray(first.words, dtype=np.float64)
     old, new = (np.mean([each.errors for each in trainings], axis=0) for trainings in (baseline, changed))
-    if not old.sum() > 0:
-        raise ValueError("The baseline makes no error: there is no change relative to it. Take a harder corpus.")
-    scale = 100.0 * words.sum() / old.sum()
-    differences = resampled_rates(new - old, words, seed)
-    low, high = scale * np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return RelativeChange(scale * float((new - old).sum() / words.sum()), float(low), float(high))
+    words = np.asarray(first.words)
+    old_rates, new_rates = (resampled_rates(errors, words, seed) for errors in (old, new))
+    if not old_rates.all():
+        raise ValueError(
+            f"The baseline makes errors in only {np.count_nonzero(old)} of {len(old)} utterances, too few for changes "
+            "relative to them. Take more or harder utterances."
+        )
+    changes = 100.0 * (new_rates / old_rates - 1)
+    low, high = np.quantile(changes, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return RelativeChange(100.0 * float(new.sum() / old.sum() - 1), float(low), float(high))
 
 
 def resampled_rates(counts: np.ndarray, totals: np.ndarray, seed: int) -> np.ndarray:

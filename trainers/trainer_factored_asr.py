@@ -60,8 +60,8 @@ class FactoredASRTrainer(SpeechTrainer):
     same.
 
     Raises:
-        ValueError: an unknown `target_grad`, a probability outside 0..1, fewer than one negative, or `mi_weight` for a
-            model without factors.
+        ValueError: an unknown `target_grad`, a probability outside 0..1, fewer than one negative, `mi_weight` for a
+            model without factors, or masking for an encoder of waveforms that was made without.
     """
 
     def __init__(self, *args, **kwargs):
@@ -79,6 +79,16 @@ class FactoredASRTrainer(SpeechTrainer):
             raise ValueError(
                 f"mi_weight is {arguments.mi_weight}, but the model has no factors: build it with factorize=True, or "
                 "set a weight of 0."
+            )
+        encoder = config.encoder_config
+        if (
+            arguments.mask_probability
+            and config.reads_waveforms
+            and not encoder.mask_time_prob + encoder.mask_feature_prob
+        ):
+            raise ValueError(
+                f"mask_probability is {arguments.mask_probability}, but this {encoder.model_type} has nothing to put in "
+                "place of a frame: set mask_time_prob in its configuration, or a probability of 0."
             )
         if config.factorize and not arguments.mi_weight:
             self.model.reconstruction.requires_grad_(False)

@@ -1,0 +1,155 @@
+"""The generated sections of FactoredASR's card."""
+
+from collections.abc import Callable
+
+from card_tables import NOTHING, benchmarks, corpora_of, goal_table, markdown_table, option, preset_table, result_table
+from reproduce_factored_asr import (
+    BASELINE,
+    CHANCE,
+    COLUMNS,
+    DIFFERENCE,
+    ENCODERS,
+    FULL,
+    MIXING_RATES,
+    PAPER_TABLE1,
+    PAPER_TABLE3,
+    PROBES,
+    REPRESENTATIONS,
+    TABLES,
+    comparison_of,
+    comparison_row,
+    goals,
+    paper_figures,
+    row_name,
+    with_comparison,
+)
+from train_factored_asr import MINI_ENCODERS, PRESETS, RecipeArguments
+
+from clearspeech.trainers.results import Results
+from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainingArguments
+
+RANGED = ("wer", *[name for name in COLUMNS if name.startswith("wer/")])
+HOUSEKEEPING = ("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "use_cpu")
+
+
+def setting(results: Results) -> str:
+    """Sizes, data, steps and machine of the measured models."""
+    found = [
+        results.find(table="table1", row=row_name(encoder, factors))
+        for encoder in ENCODERS
+        for factors in (BASELINE, FULL)
+    ]
+    shown = [runs[0] for runs in found if runs]
+    if not shown:
+        return NOTHING
+    run, machine = shown[-1], results.environment
+    sizes = ", ".join(f"{each.parameters / 1e6:.2f} M (*{each.row}*)" for each in shown)
+    corpora = ", ".join(f"`{source}`" for source in option(run, "--dataset"))
+    return (
+        f"Ours: {sizes} parameters, from random weights, {option(run, '--max_steps')[0]} steps, trained on {corpora}, "
+        f"greedy search; measured with torch {machine['torch']}, transformers {machine['transformers']}, "
+        f"{machine['device']}. The paper's: 66 M and 118 M parameters, 960 hours of LibriSpeech. The figures of the "
+        f"two are not comparable, their order is.\n\n```\n{run.command}\n```\n"
+    )
+
+
+def preset() -> str:
+    """What `--preset mini` sets and the model depends on, beside the value without it."""
+    sizes = [
+        f"`--encoder {encoder}` sets `{' '.join(f'--{name} {value}' for name, value in fields.items())}`"
+        for encoder, fields in MINI_ENCODERS.items()
+    ]
+    table = preset_table(PRESETS, (RecipeArguments, FactoredASRTrainingArguments), HOUSEKEEPING)
+    return f"{table}\nBesides, {' and '.join(sizes)}. `None` stands for the paper's size.\n"
+
+
+def table(results: Results, name: str) -> str:
+    """One table on each corpus that it was measured on."""
+    shown, text = with_comparison(results), ""
+    for corpus in corpora_of(results, (name,)):
+        found = {metric for run in shown.find(table=name, corpus=corpus) for metric in run.metrics}
+        columns = {metric: title for metric, title in COLUMNS.items() if metric in found}
+        entries = [(name, row) for row in TABLES[name]]
+        text += f"`{corpus}`, test split, in percent:\n\n"
+        text += result_table(shown, corpus, entries, columns, RANGED, paper_figures) + "\n"
+    return text or NOTHING
+
+
+def comparisons(results: Results) -> str:
+    """The full model against the baseline: relative change of the WER, its interval, and what that leaves open."""
+    lines = []
+    for run in results.find(table="bootstrap"):
+        found = comparison_of(run)
+        verdict = "covers zero: open" if found.covers_zero else "better" if found.high < 0 else "**worse**"
+        paper = paper_change(run.row, run.condition)
+        figures = [f"{found.change:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", verdict, f"*{paper:+.1f}*"]
+        sizes = [f"{run.metrics[name]:.0f}" for name in ("utterances", "trainings")]
+        lines.append([f"{run.row}, alpha {run.condition}", f"`{run.corpus}`", *figures, *sizes])
+    header = ["", "corpus", "change in %", "95 % interval", "", "the paper's", "utterances", "trainings of each"]
+    return markdown_table(header, lines) if lines else NOTHING
+
+
+def paper_change(row: str, rate: str) -> float:
+    """Relative change on test-clean in percent, from the paper's WERs of both models."""
+    place = MIXING_RATES.index(rate)
+    ours, baseline = PAPER_TABLE3[row][place][0], PAPER_TABLE3[row.removesuffix(" (Ours)")][place][0]
+    return 100.0 * (ours / baseline - 1)
+
+
+def paper_tables() -> str:
+    """Tables 1 and 3 as printed: WER on test-clean and test-other."""
+    header = ["", *[f"{encoder}, {test}" for encoder in ENCODERS for test in ("test-clean", "test-other")]]
+    printed = {factors: [PAPER_TABLE1[encoder][factors] for encoder in ENCODERS] for factors in PAPER_TABLE1["RNN-T"]}
+    for place, rate in list(enumerate(MIXING_RATES))[1:]:  # rate 0 is Table 1
+        for factors in (BASELINE, FULL):
+            mixed = [PAPER_TABLE3[comparison_row(encoder, factors)][place] for encoder in ENCODERS]
+            printed[f"{factors}, alpha {rate}"] = mixed
+    lines = [[name, *[f"{wer:.2f}" for pair in pairs for wer in pair]] for name, pairs in printed.items()]
+    return markdown_table(header, lines)
+
+
+def probes(results: Results) -> str:
+    """What can be read from each representation, with intervals, one table per corpus."""
+    text = ""
+    for corpus in corpora_of(results, ("probe",)):
+        lines = []
+        for row in (
+            row_name(encoder, each) for encoder in ENCODERS for each in (*REPRESENTATIONS, DIFFERENCE, CHANCE)
+        ):
+            figures = [run.metrics for run in results.find(table="probe", row=row, corpus=corpus)]
+            lines += [[row, *[with_interval(each, name) for name in PROBES]] for each in figures]
+        header = ["", "speaker accuracy in %", "noise class accuracy in %", "CER of characters in %"]
+        text += f"`{corpus}`, test split:\n\n{markdown_table(header, lines)}\n"
+    return text or NOTHING
+
+
+def with_interval(metrics: dict[str, float], name: str) -> str:
+    """A figure and the ends of its interval, where it has one."""
+    if f"{name}_low" not in metrics:
+        return f"{metrics[name]:.1f}"
+    return f"{metrics[name]:.1f} ({metrics[f'{name}_low']:.1f} to {metrics[f'{name}_high']:.1f})"
+
+
+def counts(results: Results) -> str:
+    """Parameters of the full-size models, and the paper's figure."""
+    lines = [
+        [entry["name"], f"{entry['parameters'] / 1e6:.2f}", f"{entry['paper']:.0f}" if "paper" in entry else ""]
+        for entry in results.counts
+    ]
+    return markdown_table(["", "parameters in M", "the paper's"], lines) if lines else NOTHING
+
+
+def sections(results: Results) -> dict[str, Callable[[], str]]:
+    """What the card can ask for, by name."""
+    return {
+        "setting": lambda: setting(results),
+        "preset": preset,
+        "goals": lambda: goal_table(goals(results)),
+        "table1": lambda: table(results, "table1"),
+        "table3": lambda: table(results, "table3"),
+        "bootstrap": lambda: comparisons(results),
+        "probes": lambda: probes(results),
+        "paper": paper_tables,
+        "counts": lambda: counts(results),
+        "benchmarks": lambda: benchmarks(results),
+    }

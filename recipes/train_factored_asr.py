@@ -1,0 +1,230 @@
+"""
+Train FactoredASR: a speech encoder's frames split into content and context, and a transducer that reads the content.
+
+The paper's Conformer run (its section 2.4; here on eight 80 GB GPUs: 8 x 16 utterances, 16 steps accumulated, are its
+"batch size of 2048"):
+
+    accelerate launch --multi_gpu --num_processes 8 recipes/train_factored_asr.py --bf16 \\
+        --encoder conformer --dataset openslr/librispeech_asr:all --output_dir outputs/factored_asr
+
+Its RNN-T run has `--encoder lstm`. Any encoder of Transformers that gives frames is trained on in the same way, here
+wav2vec 2.0 (or HuBERT, WavLM, Whisper's or Parakeet's encoder):
+
+    accelerate launch recipes/train_factored_asr.py --encoder facebook/wav2vec2-base \\
+        --dataset openslr/librispeech_asr:all --num_train_epochs 20 --output_dir outputs/factored_wav2vec2
+
+FR, BG-C and MLM, the columns of Table 1, are `--factorize False --mi_weight 0`, `--contrast_weight 0` and
+`--mask_probability 0` when they are left out; all three left out is the baseline. On two CPU cores (about 40 minutes):
+
+    accelerate launch --cpu recipes/train_factored_asr.py --preset mini --encoder lstm --dataset embedded \\
+        --output_dir outputs/mini_factored
+"""
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from transformers import AutoConfig, AutoFeatureExtractor, HfArgumentParser, set_seed
+
+from clearspeech.configuration.configuration_factored_asr import (
+    ConformerEncoderConfig,
+    FactoredASRConfig,
+    LSTMEncoderConfig,
+)
+from clearspeech.modeling.modeling_factored_asr import FactoredASRForRNNT
+from clearspeech.processing.corpora import leave_out_long, load_corpora
+from clearspeech.processing.feature_extraction_factored_asr import FactoredASRFeatureExtractor
+from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
+from clearspeech.processing.feature_text_collator import FeatureTextCollator
+from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
+from clearspeech.processing.subword_tokenizer import train_subword_tokenizer
+from clearspeech.trainers.speech_trainer import prepare_output_folder
+from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainer, FactoredASRTrainingArguments
+
+PRESETS = {
+    "paper": dict(
+        num_train_epochs=65,  # "for 65 epochs"
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=16,
+        lr_scheduler_type="constant",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+    ),
+    "mini": dict(
+        vocab_size=64,
+        max_seconds=8.0,
+        max_validation_rows=320,
+        decoder_hidden_size=192,
+        num_decoder_layers=1,
+        factor_dim=128,
+        max_steps=3000,
+        learning_rate=1e-3,
+        warmup_steps=0.1,
+        per_device_train_batch_size=16,
+        per_device_eval_batch_size=16,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=500,
+        logging_steps=25,
+        save_steps=500,
+        save_total_limit=1,
+        use_cpu=True,
+    ),
+}
+MINI_ENCODERS = {  # what the mini preset also sets, by encoder
+    "lstm": dict(encoder_hidden_size=256, num_encoder_layers=2),
+    "conformer": dict(encoder_hidden_size=144, num_encoder_layers=4),
+}
+OWN_ENCODERS = {"lstm": LSTMEncoderConfig, "conformer": ConformerEncoderConfig}
+STATISTICS_ROWS = 10_000  # of the corpus for the mean and deviation of 64 mel bins: far more than they need
+
+
+@dataclass
+class RecipeArguments:
+    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+    encoder: str = field(
+        metadata={"help": "conformer or lstm, from random weights; or folder or Hub id of a pretrained encoder."}
+    )
+    preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
+    vocab_size: int = field(default=640, metadata={"help": '"a sentence-piece model with a vocab size of 640"'})
+    factorize: bool = field(default=True, metadata={"help": "FR: factors; False leaves the encoder's states whole."})
+    normalization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of the filter-bank energies of conformer and lstm; global when not given.",
+            "choices": ["utterance", "global", "none"],
+        },
+    )
+    encoder_hidden_size: int | None = field(
+        default=None, metadata={"help": "Of conformer and lstm; the paper's 512 and 1024 when not given."}
+    )
+    num_encoder_layers: int | None = field(
+        default=None, metadata={"help": "Of conformer and lstm; the paper's 17 and 6 when not given."}
+    )
+    decoder_hidden_size: int | None = field(
+        default=None, metadata={"help": "Of the prediction network; the paper's 1024 when not given."}
+    )
+    num_decoder_layers: int | None = field(
+        default=None, metadata={"help": "Of the prediction network; the paper's 2 when not given."}
+    )
+    factor_dim: int | None = field(
+        default=None, metadata={"help": "F, and the width of all networks of factors; the paper's 512 when not given."}
+    )
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
+    max_validation_rows: int | None = field(
+        default=None, metadata={"help": "Validate on so many rows, all if not given."}
+    )
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "At an unreadable audio file: skip it and count it, or raise.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
+
+    def __post_init__(self):
+        of_own = ("normalization", "encoder_hidden_size", "num_encoder_layers")
+        given = [f"--{name}" for name in of_own if self.__dict__[name] is not None]
+        if self.encoder not in OWN_ENCODERS and given:
+            raise ValueError(
+                f"{', '.join(given)} belong to --encoder {' or '.join(OWN_ENCODERS)}; {self.encoder} comes with its "
+                "own. Leave them out."
+            )
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, FactoredASRTrainingArguments]:
+    """Command-line arguments over the preset's defaults over the paper's."""
+    parser = HfArgumentParser((RecipeArguments, FactoredASRTrainingArguments))
+    known = parser.parse_known_args(arguments)[0]
+    sizes = MINI_ENCODERS.get(known.encoder, {}) if known.preset == "mini" else {}
+    parser.set_defaults(**PRESETS[known.preset], **sizes, remove_unused_columns=False, report_to=["tensorboard"])
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def load_speech(recipe: RecipeArguments, split: str) -> Dataset:
+    """All corpora in a split, utterances of at most `max_seconds`; none is streamed, as all transcripts are read."""
+    speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error, streaming=False)
+    speech = leave_out_long(speech, recipe.max_seconds)
+    if split == "validation" and recipe.max_validation_rows is not None:
+        speech = speech.select(range(0, len(speech), -(-len(speech) // recipe.max_validation_rows)))  # of all corpora
+    return speech
+
+
+def build_feature_extractor(recipe: RecipeArguments, train: Dataset):
+    """That of a pretrained encoder; our own for our own encoders, with the training corpora's mean and deviation."""
+    if recipe.encoder in OWN_ENCODERS:
+        extractor = FactoredASRFeatureExtractor(normalization=recipe.normalization or "global")
+        if extractor.normalization == "global":
+            rows = train.shuffle(seed=0).select(range(min(STATISTICS_ROWS, len(train))))
+            extractor.fit(row["audio"] for row in rows)
+        return extractor
+    if AutoConfig.from_pretrained(recipe.encoder).model_type == "whisper":
+        return StableTokenFeatureExtractor.from_pretrained(recipe.encoder, mel_frames_per_token=2)
+    return AutoFeatureExtractor.from_pretrained(recipe.encoder, return_attention_mask=True)
+
+
+def build_processor(
+    recipe: RecipeArguments, args: FactoredASRTrainingArguments, train: Dataset, is_resumed: bool
+) -> FactoredASRProcessor:
+    """Made by the first process, from the training corpora, and saved; the others, and a resumed run, read it."""
+    with args.main_process_first(local=False, desc="subwords and statistics"):
+        if args.process_index == 0 and not is_resumed:
+            tokenizer = train_subword_tokenizer(train.select_columns("text")["text"], recipe.vocab_size)
+            FactoredASRProcessor(build_feature_extractor(recipe, train), tokenizer).save_pretrained(args.output_dir)
+        return FactoredASRProcessor.from_pretrained(args.output_dir)
+
+
+def build_model(recipe: RecipeArguments, processor: FactoredASRProcessor) -> FactoredASRForRNNT:
+    """A model of the asked sizes, on a pretrained or a new encoder."""
+    num_pieces = len(processor.tokenizer)
+    fields = given(
+        decoder_hidden_size=recipe.decoder_hidden_size,
+        num_decoder_layers=recipe.num_decoder_layers,
+        factor_dim=recipe.factor_dim,
+        factor_hidden_size=recipe.factor_dim,
+        factorize=recipe.factorize,
+        vocab_size=num_pieces + 1,
+        blank_token_id=num_pieces,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    if recipe.encoder not in OWN_ENCODERS:
+        return FactoredASRForRNNT.from_encoder(recipe.encoder, **fields)
+    sizes = given(hidden_size=recipe.encoder_hidden_size, num_hidden_layers=recipe.num_encoder_layers)
+    if recipe.encoder == "conformer" and recipe.encoder_hidden_size is not None:
+        sizes["intermediate_size"] = 4 * recipe.encoder_hidden_size  # as Gulati et al.
+    return FactoredASRForRNNT(FactoredASRConfig(encoder_config=OWN_ENCODERS[recipe.encoder](**sizes), **fields))
+
+
+def given(**fields) -> dict:
+    """Those that are not None; the others keep the paper's values."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def main(arguments: list[str] | None = None):
+    recipe, args = parse_arguments(arguments)
+    checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
+    set_seed(args.seed)
+
+    speech = {split: load_speech(recipe, split) for split in ("train", "validation")}
+    processor = build_processor(recipe, args, speech["train"], is_resumed=checkpoint is not None)
+    model = build_model(recipe, processor)
+    collator = FeatureTextCollator(
+        processor.feature_extractor,
+        processor.tokenizer,
+        max_labels_per_frame=model.config.max_symbols_per_step,
+        count_frames=lambda attention_mask: model.state_mask(attention_mask).sum(dim=1),
+    )
+    trainer = FactoredASRTrainer(
+        model=model,
+        args=args,
+        train_dataset=speech["train"],
+        eval_dataset=speech["validation"],
+        data_collator=collator,
+        feature_extractor=processor.feature_extractor,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()
