@@ -68,13 +68,41 @@ class SpeechToTextGenerationMixin(GenerationMixin):
         """
         Transcribe: ids `(batch, tokens)` from features `(batch, mel bins, mel frames)` and their mask.
 
-        Everything else is `GenerationMixin.generate`'s: beams, sampling, `decoder_input_ids` as a prompt.
+        Everything else is `GenerationMixin.generate`'s: beams, sampling, `decoder_input_ids` in place of the prompt.
+
+        Raises:
+            ValueError: see `prompt_ids`.
         """
+        prompt = self.prompt_ids()
+        if len(prompt) > 1 and "decoder_input_ids" not in kwargs:
+            batch = kwargs["encoder_outputs"].last_hidden_state if input_features is None else input_features
+            kwargs["decoder_input_ids"] = torch.tensor([prompt], device=batch.device).expand(len(batch), -1)
         if "encoder_outputs" not in kwargs:
             with torch.no_grad():
                 speech = self.encode_speech(input_features, attention_mask)
             kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=speech.last_hidden_state)
         return super().generate(attention_mask=attention_mask, **kwargs)
+
+    def prompt_ids(self) -> list[int]:
+        """
+        What the text starts with: the start token and, where the generation config names a `language` (its code, "en")
+        as a multilingual Whisper's does, `<|en|><|transcribe|><|notimestamps|>`, as that Whisper was trained.
+
+        Raises:
+            ValueError: a language that the Whisper does not have, or one for a Whisper that has no languages.
+        """
+        config = self.generation_config
+        start = [config.decoder_start_token_id or self.config.decoder_start_token_id]
+        fields = config.to_dict()
+        language = fields.get("language")
+        if language is None:
+            return start
+        languages = fields.get("lang_to_id") or {}
+        if f"<|{language}|>" not in languages:
+            known = ", ".join(sorted(languages)) or "none: its generation config has no lang_to_id"
+            raise ValueError(f"language {language!r} is not one of this Whisper's; it has {known}.")
+        task = config.task_to_id[fields.get("task") or "transcribe"]
+        return [*start, languages[f"<|{language}|>"], task, config.no_timestamps_token_id]
 
     def state_mask(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """`(batch, frames)`, True on real speech states `(batch, frames, dim)`; all real when there is no mask."""

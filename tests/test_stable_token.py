@@ -155,6 +155,21 @@ def test_a_multilingual_whispers_generation_settings_are_kept_and_do_not_stop_ge
     assert not torch.isin(ids, torch.tensor([4, 5])).any()
 
 
+def test_a_multilingual_whisper_is_asked_as_it_was_trained(whisper_folder, features, tmp_path):
+    """Start, language, task, no timestamps; the language stays with the saved model."""
+    model = StableTokenForConditionalGeneration.from_whisper(str(whisper_folder), num_bits=4).eval()
+    assert model.prompt_ids() == [1] == model.generate(**features, max_new_tokens=3)[0, :1].tolist()
+    model.generation_config.language = "en"
+    model.save_pretrained(tmp_path / "stable")
+    reloaded = StableTokenForConditionalGeneration.from_pretrained(tmp_path / "stable").eval()
+    for num_beams in (1, 3):
+        ids = reloaded.generate(**features, max_new_tokens=3, num_beams=num_beams)
+        assert ids[:, :4].tolist() == [[1, 37, 36, 39]] * 2
+    with pytest.raises(ValueError, match="language 'de' is not one of this Whisper's; it has <|en|>, <|zh|>"):
+        model.generation_config.language = "de"
+        model.generate(**features)
+
+
 def test_a_saved_model_from_whisper_generates_the_same(whisper_folder, features, tmp_path):
     model = StableTokenForConditionalGeneration.from_whisper(str(whisper_folder), num_bits=4).eval()
     model.save_pretrained(tmp_path / "stable")

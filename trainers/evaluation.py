@@ -69,7 +69,7 @@ def transcribe(
     pieces = [piece.numpy() for row in cut for piece in row]
     texts = [""] * len(pieces)
     for rows, features in feature_batches(pieces, feature_extractor, model.device, batch_size, "transcribe"):
-        limit = model.config.max_target_positions - 1
+        limit = model.config.max_target_positions - len(model.prompt_ids())
         ids = model.generate(**features, num_beams=num_beams, do_sample=False, max_new_tokens=limit)
         for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             texts[row] = text
