@@ -11,6 +11,7 @@ UPSAMPLINGS = ("repeat", "conv")
 BOTTLENECKS = ("quantizer", "adapter", "none")
 CODEBOOK_DISTANCES = ("l2", "cosine")
 UNKNOWN_NOISE = "unknown"
+ATTENTION_HEADS = 4  # of the conv-transformer's blocks and the noise head's layers
 
 
 @strict
@@ -33,7 +34,8 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
         codebook_size: N_CB. One more code stands for padding, outside the nearest-neighbour search.
         codebook_dim: width of the codes.
         codebook_decay: of the moving averages that are the codebook ("a codebook decay of 0.9"); 1 freezes it.
-        codebook_distance: nearest neighbour in "l2" (the paper's text) or "cosine" (the code it builds on).
+        codebook_distance: nearest neighbour in "l2" (the paper's text) or "cosine" (the code it builds on), where
+            latents have unit length as codes do, so that the residue is between two directions.
         dead_code_threshold: codes whose moving average of uses falls below it start anew from a random frame. 0 is
             off: the paper has no word on it.
         stem_layers: masked convolutions below the strided block of "conv_transformer".
@@ -47,7 +49,8 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
 
     Raises:
         StrictDataclassClassValidationError (of huggingface_hub): an unknown choice, sizes below 1, a decay that is
-            none, repeated noise labels or one that is called `unknown`, and what `WhisperTokenizerConfig` refuses.
+            none, a negative number of layers, a width that the attention's heads do not divide, repeated noise labels
+            or one that is called `unknown`, and what `WhisperTokenizerConfig` refuses.
     """
 
     model_type = "disentangled_whisper"
@@ -98,14 +101,27 @@ class DisentangledWhisperConfig(WhisperTokenizerConfig):
         for name in ("codebook_size", "codebook_dim", "adapter_blocks", "noise_head_dim"):
             if values[name] < 1:
                 raise ValueError(f"{name} must be at least 1; got {values[name]}.")
+        for name in ("dead_code_threshold", "stem_layers", "refinement_layers", "noise_head_layers"):
+            if values[name] < 0:
+                raise ValueError(f"{name} must not be negative; got {values[name]}.")
         if not 0 < self.codebook_decay <= 1:
             raise ValueError(f"codebook_decay must be above 0 and at most 1; got {self.codebook_decay}.")
-        if self.dead_code_threshold < 0:
-            raise ValueError(f"dead_code_threshold must not be negative; got {self.dead_code_threshold}.")
         if self.pooling_size != 2:
             raise ValueError(f"pooling_size must be 2, the ratio of the strided layers; got {self.pooling_size}.")
         if len(set(self.noise_labels)) < len(self.noise_labels) or UNKNOWN_NOISE in self.noise_labels:
             raise ValueError(f"noise_labels must differ, and none be {UNKNOWN_NOISE!r}; got {self.noise_labels}.")
+        self._validate_heads()
+
+    def _validate_heads(self):
+        """Attention inside the bottleneck, where there is any, divides its width among its heads."""
+        is_quantized = self.bottleneck == "quantizer"
+        widths = {"d_model": is_quantized and self.downsampling == "conv_transformer"}
+        widths["noise_head_dim"] = is_quantized and self.noise_labels and self.noise_head_layers
+        for name, is_divided in widths.items():
+            if is_divided and self.__dict__[name] % ATTENTION_HEADS:
+                raise ValueError(
+                    f"{name} must be a multiple of the {ATTENTION_HEADS} attention heads; got {self.__dict__[name]}."
+                )
 
     @property
     def padding_code(self) -> int:

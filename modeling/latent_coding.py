@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from ..configuration.configuration_disentangled_whisper import ATTENTION_HEADS
 from .whisper_encoder import masked_mean_pool, subsample_mask
 
-ACTIONFORMER_HEADS = 4
 MLP_RATIO = 4
 
 
@@ -82,7 +82,7 @@ class ConvTransformerBlock(nn.Module):
         """`(batch, frames, dim)` and `(batch, frames)` to `(batch, ceil(frames / stride), dim)` and its mask."""
         normed, short_mask = self.norm(states), subsample_mask(mask, self.stride)
         queries, keys, values = (
-            project(norm(conv(normed, mask))).unflatten(-1, (ACTIONFORMER_HEADS, -1)).transpose(1, 2)
+            project(norm(conv(normed, mask))).unflatten(-1, (ATTENTION_HEADS, -1)).transpose(1, 2)
             for conv, norm, project in zip(self.convs, self.conv_norms, self.projections)
         )
         attended = nn.functional.scaled_dot_product_attention(
@@ -130,6 +130,7 @@ class LatentEncoder(nn.Module):
             self.downsampling = ConvDownsampling(config.d_model)
         else:
             self.downsampling = ConvTransformerDownsampling(config.d_model, config.stem_layers)
+        self.config = config
         self.project = nn.Linear(config.d_model, config.codebook_dim)
         is_normalized = config.normalize_latents
         self.norm = nn.LayerNorm(config.codebook_dim, elementwise_affine=False) if is_normalized else nn.Identity()
@@ -156,7 +157,12 @@ class LatentEncoder(nn.Module):
     def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch, states, d_model)` and their mask to `(batch, ceil(states / 2), codebook_dim)` and its mask."""
         states, mask = self.downsampling(states, mask)
-        return self.norm(self.project(states)), mask
+        return self.to_latents(states), mask
+
+    def to_latents(self, frames: Tensor) -> Tensor:
+        """Down-sampled `(..., d_model)` to `(..., codebook_dim)`, of unit length where directions are compared."""
+        latents = self.norm(self.project(frames))
+        return nn.functional.normalize(latents, dim=-1) if self.config.codebook_distance == "cosine" else latents
 
 
 class LatentDecoder(nn.Module):
@@ -236,7 +242,9 @@ class NoiseHead(nn.Module):
         dim = config.noise_head_dim
         self.frame_layer = nn.Linear(config.codebook_dim, dim)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, 4, MLP_RATIO * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                dim, ATTENTION_HEADS, MLP_RATIO * dim, 0.0, "gelu", batch_first=True, norm_first=True
+            )
             for _ in range(config.noise_head_layers)
         )
         self.utterance_layer = nn.Linear(dim, dim)

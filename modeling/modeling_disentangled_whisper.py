@@ -5,18 +5,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel, WhisperConfig, WhisperForConditionalGeneration
+from transformers import AutoConfig, PreTrainedModel, WhisperForConditionalGeneration
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.whisper.modeling_whisper import sinusoids
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_disentangled_whisper import DisentangledWhisperConfig
+from ..configuration.whisper_tokenizer import WhisperTokenizerConfig
 from .latent_coding import Adapter, LatentDecoder, LatentEncoder, NoiseHead
 from .vector_quantization import EMAVectorQuantizer
 from .whisper_decoder import LengthAwareWhisperDecoder, SpeechToTextGenerationMixin
 from .whisper_encoder import LengthAwareWhisperEncoder, SinusoidalPositions, subsample_mask
 from .windowed_encoding import WindowedEncodingMixin
+
+RETRAINABLE_FIELDS = ("codebook_decay", "dead_code_threshold")  # how a codebook moves on, not what was learnt
 
 
 @dataclass
@@ -267,20 +270,28 @@ class DisentangledWhisperForConditionalGeneration(SpeechToTextGenerationMixin, D
 
         Args:
             latent_model: folder or Hub id of a DisentangledWhisper whose trained modules are taken over, to go on with
-                them, or to put them into another Whisper of the same width.
+                them, or to put them into another Whisper of the same width. Its configuration comes with them.
             config_overrides: fields of `DisentangledWhisperConfig`, for example `codebook_size=512`.
 
         Raises:
-            ValueError: the checkpoint is no Whisper's, `latent_model` no DisentangledWhisper, or of other shapes.
+            ValueError: the checkpoint is no Whisper's, `latent_model` no DisentangledWhisper, only its tokenizer, of
+                other shapes, or trained with another value of an overridden field.
         """
         fields = latent_fields(latent_model) if latent_model else {}
+        for name in sorted(fields.keys() & config_overrides.keys() - set(RETRAINABLE_FIELDS)):
+            if fields[name] != config_overrides[name]:
+                asked, known = config_overrides[name], fields[name]
+                raise ValueError(f"{name}={asked!r} contradicts {latent_model}, which has {name}={known!r}: leave it.")
         base_config = AutoConfig.from_pretrained(base_model)
         config = DisentangledWhisperConfig.from_whisper(base_config, **{**fields, **config_overrides})
         whisper = WhisperForConditionalGeneration.from_pretrained(base_model, dtype=torch.float32)
         model = cls(config)
         model.load_whisper_weights(whisper)
         if latent_model:
-            model.load_latent_weights(cls.from_pretrained(latent_model, dtype=torch.float32))
+            source, report = cls.from_pretrained(latent_model, dtype=torch.float32, output_loading_info=True)
+            if missing := sorted(report["missing_keys"]):
+                raise ValueError(f"{latent_model} lacks {len(missing)} weights, {missing[0]} ...: give a whole model.")
+            model.load_latent_weights(source)
         model.generation_config = deepcopy(whisper.generation_config)
         model.generation_config.num_beams = 10  # "autoregressive decoding with a beam-size of 10"
         return model
@@ -383,6 +394,5 @@ def latent_fields(latent_model: str) -> dict:
     config = AutoConfig.from_pretrained(latent_model)
     if config.model_type != "disentangled_whisper":
         raise ValueError(f"{latent_model} is a {config.model_type!r} model; expected 'disentangled_whisper'.")
-    whisper = set(WhisperConfig().to_dict())
-    own = set(DisentangledWhisperConfig().to_dict()) - whisper - {"window_overlap"}
+    own = DisentangledWhisperConfig().to_dict().keys() - WhisperTokenizerConfig().to_dict().keys()
     return {name: value for name, value in config.to_dict().items() if name in own}

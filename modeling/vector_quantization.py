@@ -65,6 +65,8 @@ class EMAVectorQuantizer(nn.Module):
     @torch.no_grad()
     def reset_codebook(self):
         """ "Codebooks were initialized using Kaiming noise"; each code starts as if one frame had chosen it."""
+        # the fan-in is the width of a code: uniform within sqrt(6 / dim), as in EnCodec's quantizer; the code that the
+        # paper builds on, vector-quantize-pytorch, has `(1, codes, dim)`, whose fan-in is codes x dim
         init.kaiming_uniform_(self.codebook)
         if self.distance == "cosine":
             init.copy_(self.codebook, nn.functional.normalize(self.codebook, dim=-1))

@@ -17,7 +17,14 @@ UNKNOWN_LENGTH = 2**62  # libsndfile gives about 2**63 frames when a header does
 
 
 class UnreadableAudioError(ValueError):
-    """A missing, undecodable or empty audio file, or one with NaN or infinite samples; the message names it."""
+    """
+    A missing, undecodable or empty audio file, one with NaN or infinite samples, or halves of a pair that differ in
+    length; the message names them.
+    """
+
+
+class UnequalHalvesError(UnreadableAudioError):
+    """The noisy and the clean half of a pair differ in length."""
 
 
 def resample(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -27,13 +34,15 @@ def resample(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     return soxr.resample(waveform, sampling_rate, SAMPLING_RATE)
 
 
-def read_audio(audio: dict, corpus: str) -> np.ndarray:
+def read_audio(audio: dict | None, corpus: str) -> np.ndarray:
     """
     Decode one cell of an `Audio(decode=False)` column: channels averaged, resampled to 16 kHz.
 
-    audio: `{"bytes": encoded file or None, "path": file name, local path or URL}`; corpus: named in errors.
+    audio: `{"bytes": encoded file or None, "path": file name, local path or URL}`, or None for a row without audio,
+    which is an error; corpus: named in errors.
     Returns `(samples,)` float32 in [-1, 1]. Raises `UnreadableAudioError`.
     """
+    _check_cell(audio, corpus)
     name = _describe(audio, corpus)
     try:
         samples, sampling_rate = _decode(audio)
@@ -46,12 +55,13 @@ def read_audio(audio: dict, corpus: str) -> np.ndarray:
     return resample(samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0], sampling_rate)
 
 
-def count_samples(audio: dict, corpus: str) -> int:
+def count_samples(audio: dict | None, corpus: str) -> int:
     """
     Length of what `read_audio` would return, to a sample, from the header of the file; arguments as there.
 
     A file whose header does not tell is decoded. Raises `UnreadableAudioError`.
     """
+    _check_cell(audio, corpus)
     try:
         info = soundfile.info(_open(audio))
     except (OSError, soundfile.SoundFileError) as error:
@@ -59,6 +69,41 @@ def count_samples(audio: dict, corpus: str) -> int:
     if not 0 < info.frames < UNKNOWN_LENGTH:
         return len(read_audio(audio, corpus))
     return round(info.frames * SAMPLING_RATE / info.samplerate)
+
+
+def count_row_samples(rows: Iterable[dict], corpus: str) -> list[int]:
+    """
+    `count_samples` of the `audio` of encoded rows; both halves of pairs are counted.
+
+    Where headers differ, both are decoded to be sure. Raises `UnreadableAudioError`, for pairs of unequal lengths with
+    how many there are and the first of them.
+    """
+    lengths, unequal = [], []
+    for row in rows:
+        counts = [count_samples(row[name], corpus) for name in AUDIO_COLUMNS if name in row]
+        lengths.append(counts[0])
+        if len(set(counts)) > 1:
+            try:
+                read_row(row, corpus)
+            except UnequalHalvesError as error:
+                unequal.append(str(error))
+    if unequal:
+        raise UnequalHalvesError(f"{len(unequal)} of {len(lengths)} pairs must be mended or left out: {unequal[:5]}")
+    return lengths
+
+
+def read_row(row: dict, corpus: str) -> dict:
+    """A row with its audio columns read by `read_audio`. Raises `UnreadableAudioError`, for unequal halves, too."""
+    audio = {name: read_audio(row[name], corpus) for name in AUDIO_COLUMNS if name in row}
+    if len({len(waveform) for waveform in audio.values()}) > 1:
+        halves = [f"{row[name]['path'] or '(unnamed)'} has {len(waveform)}" for name, waveform in audio.items()]
+        raise UnequalHalvesError(f"the halves of a pair of corpus {corpus} differ in samples: {' and '.join(halves)}")
+    return row | audio
+
+
+def _check_cell(audio: dict | None, corpus: str) -> None:
+    if audio is None or (audio["bytes"] is None and not audio["path"]):
+        raise UnreadableAudioError(f"corpus {corpus} has a row without audio: neither a file nor its name")
 
 
 def _describe(audio: dict, corpus: str) -> str:
@@ -111,12 +156,14 @@ class AudioDecoder:
     def decode_rows(self, rows: Iterable[dict]) -> Iterator[dict]:
         for row in rows:
             try:
-                yield row | {name: read_audio(row[name], self.corpus) for name in AUDIO_COLUMNS if name in row}
+                decoded = read_row(row, self.corpus)
             except UnreadableAudioError as error:
                 if not self.skip:
                     raise
                 self.num_skipped += 1
                 logger.warning("skipped unreadable file number %d: %s", self.num_skipped, error)
+            else:
+                yield decoded
 
     def decode_batch(self, batch: dict[str, list]) -> dict[str, list]:
         """The same for columns, as `Dataset.with_transform` and `IterableDataset.map` want it."""

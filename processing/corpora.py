@@ -28,7 +28,7 @@ from pathlib import Path
 from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets, interleave_datasets
 from datasets.arrow_writer import ArrowWriter
 
-from .audio_reading import AUDIO_COLUMNS, SAMPLING_RATE, AudioDecoder, DropCounter, count_samples
+from .audio_reading import AUDIO_COLUMNS, SAMPLING_RATE, AudioDecoder, DropCounter, count_row_samples
 from .chime4 import open_chime4
 from .digit_strings import NUM_STRINGS, SPLIT_SEEDS, compose_digit_strings, hold_out_recordings
 from .embedded_noise import make_noise_clips
@@ -89,7 +89,8 @@ def load_corpus(
     Load one corpus; sources and columns are described at the top of this module.
 
     split: "train", "validation" or "test".
-    on_error: "raise" at an unreadable audio file, or "skip": such files are named and counted in the log.
+    on_error: "raise" at an unreadable audio file or a pair of unequal halves, or "skip": they are named and counted in
+    the log.
     streaming: `None` streams the large Hub corpora only.
     decoded: decode all files now, into a memory-mapped Arrow file of float32 (for small corpora); otherwise a file is
     decoded when its row is read, and `on_error="skip"` reads every file once in advance. To list the texts of the
@@ -164,7 +165,7 @@ def leave_out_long(corpus: Dataset | IterableDataset, max_seconds: float) -> Dat
     The rows of a loaded corpus of at most `max_seconds`.
 
     One with a length gains a column `num_samples`, at 16 kHz, read from the headers of files that are not decoded yet.
-    Raises ValueError when no row is left, and `UnreadableAudioError`.
+    Raises ValueError when no row is left, and `UnreadableAudioError`, also for pairs whose halves differ in length.
     """
     limit = max_seconds * SAMPLING_RATE
     if isinstance(corpus, IterableDataset):
@@ -172,8 +173,8 @@ def leave_out_long(corpus: Dataset | IterableDataset, max_seconds: float) -> Dat
     if corpus.features["audio"] == ENCODED:
         decode = corpus.format["format_kwargs"]["transform"]  # set aside: adding a column may read all rows
         corpus = corpus.with_format(None)
-        audio = corpus.select_columns("audio")
-        num_samples = [count_samples(row["audio"], decode.__self__.corpus) for row in audio]
+        audio = corpus.select_columns([name for name in AUDIO_COLUMNS if name in corpus.column_names])
+        num_samples = count_row_samples(audio, decode.__self__.corpus)
         corpus = corpus.add_column("num_samples", num_samples).with_transform(decode)
     else:
         num_samples = [len(row["audio"]) for row in corpus]

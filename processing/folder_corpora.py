@@ -10,6 +10,7 @@ from .audio_reading import AUDIO_COLUMNS
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
 FILE_COLUMNS = {"file_name": "audio", "clean_file_name": "clean_audio"}
+NO_FILE = {"bytes": None, "path": None}  # the decoder refuses it, or skips and counts it
 
 
 def has_split(folder: str | Path, split: str) -> bool:
@@ -20,8 +21,8 @@ def open_folder_split(folder: Path, split: str, on_error: str) -> Dataset:
     """
     The rows of a split with all their columns and encoded audio.
 
-    on_error: with "raise", a missing file that metadata.csv names raises FileNotFoundError; with "skip" it is left to
-    the decoder, which counts it. Raises ValueError for an unknown split.
+    on_error: with "raise", a missing file that metadata.csv names raises FileNotFoundError, and a row that names none
+    ValueError; with "skip" both are left to the decoder, which counts them. Raises ValueError for an unknown split.
     """
     path = _find_split(folder, split)
     if path is None:
@@ -75,10 +76,19 @@ def _read_metadata(folder: Path, on_error: str) -> Dataset:
         raise ValueError(f"{metadata} has no column file_name; it has {list(columns)}")
     for column, ours in FILE_COLUMNS.items():
         if column in columns:
-            columns[ours] = [encoded_cell(folder / name) for name in columns.pop(column)]
+            names = columns.pop(column)
+            columns[ours] = [encoded_cell(folder / name) if name.strip() else NO_FILE for name in names]
             if on_error == "raise":
+                _check_names(names, column, metadata)
                 check_files(columns[ours], str(metadata))
     return Dataset.from_dict(columns)
+
+
+def _check_names(names: list[str], column: str, metadata: Path) -> None:
+    """Raises ValueError for rows that name no file: how many, and the first of them."""
+    empty = [row for row, name in enumerate(names, start=1) if not name.strip()]
+    if empty:
+        raise ValueError(f"{len(empty)} rows of {metadata} have no {column}: numbers {empty[:5]} below the header")
 
 
 def _all_strings(metadata: Path) -> dict[str, pyarrow.DataType]:

@@ -4,8 +4,8 @@ Train DisentangledWhisper: a vector quantizer inside a frozen Whisper; codes are
 The paper's run (its section III; two 40 GB GPUs):
 
     accelerate launch --multi_gpu --num_processes 2 recipes/train_disentangled_whisper.py --bf16 \\
-        --base_model openai/whisper-medium --dataset voicebank_demand:DS_10283_2791 \\
-        --num_train_epochs 30 --output_dir outputs/disentangled_whisper
+        --base_model openai/whisper-medium --language en --dataset voicebank_demand:DS_10283_2791 \\
+        --output_dir outputs/disentangled_whisper
 
 DS_10283_2791 is VoiceBank-DEMAND as distributed, with both training sets; the smaller one is also on the Hub,
 `JacobLinCool/VoiceBank-DEMAND-16k:FOLDER`, where FOLDER has the text and log files, which the Hub's copy lacks.
@@ -23,10 +23,13 @@ all pairs and every epoch, and every further training on them, reads its states 
 from dataclasses import dataclass, field
 
 from datasets import Dataset, IterableDataset, concatenate_datasets
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, set_seed
 
 from clearspeech.configuration.configuration_disentangled_whisper import UNKNOWN_NOISE
-from clearspeech.modeling.modeling_disentangled_whisper import DisentangledWhisperForConditionalGeneration
+from clearspeech.modeling.modeling_disentangled_whisper import (
+    DisentangledWhisperForConditionalGeneration,
+    latent_fields,
+)
 from clearspeech.processing.corpora import leave_out_long, load_corpora, load_noise
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.noisy_pairs import NoisyPairCollator, mix_pairs, noise_perturber
@@ -39,7 +42,7 @@ from clearspeech.trainers.trainer_disentangled_whisper import (
 )
 
 PRESETS = {
-    "paper": dict(eval_strategy="epoch"),
+    "paper": dict(eval_strategy="epoch", num_train_epochs=30, save_total_limit=2, dataloader_num_workers=8),
     "mini": dict(
         base_model="hub_cards/mini/whisper",
         max_seconds=8.0,
@@ -66,14 +69,29 @@ PRESETS = {
     ),
 }
 
+LATENT_FLAGS = (  # whose defaults are a latent model's own values
+    "bottleneck",
+    "downsampling",
+    "upsampling",
+    "codebook_size",
+    "codebook_distance",
+    "normalize_latents",
+    "refinement_layers",
+    "noise_head_layers",
+)
+
 
 @dataclass
 class RecipeArguments:
     dataset: list[str] = field(metadata={"help": "Corpora of pairs or of clean speech, see processing/corpora.py."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     base_model: str = field(default="openai/whisper-medium", metadata={"help": "Whisper folder or Hub id."})
+    language: str | None = field(
+        default=None, metadata={"help": "Code of the speech's language, for a multilingual base: en, de, ..."}
+    )
     latent_model: str | None = field(
-        default=None, metadata={"help": "DisentangledWhisper whose trained modules to go on with."}
+        default=None,
+        metadata={"help": "DisentangledWhisper whose trained modules, and flags of shape, to go on with."},
     )
     bottleneck: str = field(
         default="quantizer", metadata={"help": "The method, or the baseline.", "choices": ["quantizer", "adapter"]}
@@ -112,17 +130,32 @@ class RecipeArguments:
             "choices": ["raise", "skip"],
         },
     )
+    check_order: bool = field(default=True, metadata={"help": "Refuse pairs whose halves seem to be swapped."})
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def parse_arguments(
     arguments: list[str] | None = None,
 ) -> tuple[RecipeArguments, DisentangledWhisperTrainingArguments]:
-    """Command-line arguments over the preset's defaults over the paper's."""
+    """
+    Command-line arguments over the latent model's shape over the preset's defaults over the paper's.
+
+    Raises:
+        ValueError: a latent model that is none, or one that should be fitted anew.
+    """
     parser = HfArgumentParser((RecipeArguments, DisentangledWhisperTrainingArguments))
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
+    known = parser.parse_known_args(arguments)[0]
+    parser.set_defaults(**PRESETS[known.preset], remove_unused_columns=False, report_to=["tensorboard"])
+    if known.latent_model:
+        fields = latent_fields(known.latent_model)
+        parser.set_defaults(fit_bottleneck_rows=0, **{name: fields[name] for name in LATENT_FLAGS})
+    recipe, args = parser.parse_args_into_dataclasses(arguments)
+    if recipe.latent_model and args.fit_bottleneck_rows:
+        raise ValueError(
+            f"--fit_bottleneck_rows {args.fit_bottleneck_rows} would overwrite the projections and codes of "
+            f"{recipe.latent_model}: leave out one of them."
+        )
+    return recipe, args
 
 
 def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]:
@@ -165,23 +198,14 @@ def main(arguments: list[str] | None = None):
     if is_classified and unseen:
         raise ValueError(f"the validation split has noises that training has not: {unseen}; leave their rows out.")
     feature_extractor = StableTokenFeatureExtractor.from_pretrained(recipe.base_model)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.base_model)
-    model = DisentangledWhisperForConditionalGeneration.from_whisper(
-        recipe.base_model,
-        recipe.latent_model,
-        bottleneck=recipe.bottleneck,
-        downsampling=recipe.downsampling,
-        upsampling=recipe.upsampling,
-        codebook_size=recipe.codebook_size,
-        codebook_decay=recipe.codebook_decay,
-        codebook_distance=recipe.codebook_distance,
-        normalize_latents=recipe.normalize_latents,
-        dead_code_threshold=recipe.dead_code_threshold,
-        noise_labels=noise_labels if is_classified else [],
-        refinement_layers=recipe.refinement_layers,
-        noise_head_layers=recipe.noise_head_layers,
+    tokenizer = load_tokenizer(recipe.base_model, recipe.language)
+    model = build_model(recipe, noise_labels if is_classified else [])
+    collator = NoisyPairCollator(
+        tokenizer,
+        model.config.decoder_start_token_id,
+        model.config.noise_classes,
+        check_order=recipe.check_order,
     )
-    collator = NoisyPairCollator(tokenizer, model.config.decoder_start_token_id, model.config.noise_classes)
     if recipe.state_cache:
         model.to(args.device)  # where the trainer will want it, and where encoding is fast
         pairs = {
@@ -202,12 +226,47 @@ def main(arguments: list[str] | None = None):
         StableTokenProcessor(feature_extractor, tokenizer).save_pretrained(args.output_dir)
 
 
+def load_tokenizer(base_model: str, language: str | None) -> PreTrainedTokenizerBase:
+    """
+    The base's; with a language, labels start with language, task and no timestamps, as the frozen decoder knows it.
+
+    Raises:
+        ValueError: a language for a base whose tokenizer is no multilingual Whisper's.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    if language is not None:
+        if not hasattr(tokenizer, "set_prefix_tokens"):
+            raise ValueError(
+                f"--language {language} is for a multilingual Whisper; the tokenizer of {base_model} is a "
+                f"{type(tokenizer).__name__}, which knows no languages. Leave it out."
+            )
+        tokenizer.set_prefix_tokens(language=language, task="transcribe", predict_timestamps=False)
+    return tokenizer
+
+
+def build_model(recipe: RecipeArguments, noise_labels: list[str]) -> DisentangledWhisperForConditionalGeneration:
+    """A frozen Whisper with new or taken-over modules, asked for text in `--language`."""
+    model = DisentangledWhisperForConditionalGeneration.from_whisper(
+        recipe.base_model,
+        recipe.latent_model,
+        noise_labels=noise_labels,
+        codebook_decay=recipe.codebook_decay,
+        dead_code_threshold=recipe.dead_code_threshold,
+        **{name: recipe.__dict__[name] for name in LATENT_FLAGS},
+    )
+    if recipe.language is not None:
+        model.generation_config.language = recipe.language
+    model.prompt_ids()  # now, not after the training: a language that the base does not have is an error
+    return model
+
+
 def keep_states(recipe: RecipeArguments, model, pairs, split: str, collator, feature_extractor) -> Dataset:
     """The split's encoder states, from `--state_cache` or written there."""
     named = ("dataset", "noise_dataset", "noise_classes", "snrs_db", "copies", "max_seconds")
     description = {name: recipe.__dict__[name] for name in named} | {"split": split}
     folder = f"{recipe.state_cache}/{split}"
-    return cache_encoder_states(model.model, pairs, collator, feature_extractor, folder, description)
+    states = cache_encoder_states(model.model, pairs, collator, feature_extractor, folder, description)
+    return states if recipe.bottleneck == "quantizer" else states.remove_columns("clean_states")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,63 @@ def test_the_residue_is_what_the_codes_leave_over():
     assert torch.allclose(output.distances, expected.norm(dim=-1), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cosine_latents_have_unit_length_so_that_nothing_behind_them_sees_the_norm(dtype):
+    model = tiny_model(codebook_distance="cosine").to(dtype)
+    _, batch = features_of(16000, 8000)
+    batch["input_features"] = batch["input_features"].to(dtype)
+    before = model.encode_speech(**batch)
+    mask = before.attention_mask
+    norms = before.latents[mask].float().norm(dim=-1)
+    assert torch.allclose(norms, torch.ones_like(norms), atol=1e-2 if dtype == torch.bfloat16 else 1e-6)
+    with torch.no_grad():
+        model.model.latent_encoder.project.weight *= 8
+        model.model.latent_encoder.project.bias *= 8
+    after = model.encode_speech(**batch)
+    assert torch.equal(after.audio_codes, before.audio_codes)
+    for name in ("residue", "distances", "noise_logits", "last_hidden_state"):
+        assert torch.allclose(after[name], before[name], atol=1e-5), name
+    assert before.distances.max() < 2
+
+
+def test_l2_latents_are_the_projections_themselves():
+    model = tiny_model()
+    _, batch = features_of(16000)
+    states, mask = model.model.encoder_states(**batch), batch["attention_mask"][:, ::2].bool()
+    encoder = model.model.latent_encoder
+    latents, _ = encoder(states, mask)
+    assert torch.equal(latents, encoder.project(encoder.downsampling(states, mask)[0]))
+
+
+def test_normalized_latents_have_zero_mean_and_unit_variance_over_their_dimensions():
+    _, batch = features_of(16000)
+    latents = tiny_model(normalize_latents=True).model(**batch).latents
+    assert torch.allclose(latents.mean(dim=-1), torch.zeros(1, 25), atol=1e-5)
+    assert torch.allclose(latents.var(dim=-1, unbiased=False), torch.ones(1, 25), atol=1e-2)
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_stem_layers_are_the_conv_transformers_blocks_at_full_rate(layers):
+    model = tiny_model(downsampling="conv_transformer", stem_layers=layers)
+    strides = [block.stride for block in model.model.latent_encoder.downsampling.blocks]
+    assert strides == [1] * layers + [2]
+    assert model.model(**features_of(16000)[1]).audio_codes.shape == (1, 25)
+
+
+def test_the_adapter_has_as_many_blocks_as_asked_for():
+    model = tiny_model(bottleneck="adapter", adapter_blocks=3, noise_labels=[])
+    states, whole = torch.randn(1, 4, 32), model.adapter
+    assert len(whole.blocks) == 3
+    assert torch.equal(whole(states), whole.blocks[2](whole.blocks[1](whole.blocks[0](states))))
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_the_noise_head_is_as_wide_and_deep_as_asked_for(layers):
+    model = tiny_model(noise_head_dim=12, noise_head_layers=layers)
+    assert len(model.model.noise_head.layers) == layers
+    assert model.model(**features_of(16000, 8000)[1]).noise_features.shape == (2, 12)
+
+
 def test_long_audio_is_tokenized_in_windows():
     model = tiny_model()
     alone, _ = features_of(16000 * 7)  # the tiny position table holds 2.4 s
@@ -173,10 +230,38 @@ def test_modules_for_another_width_are_refused(whisper_folder, tmp_path):
         DisentangledWhisperForConditionalGeneration.from_whisper(whisper_folder, str(tmp_path))
 
 
-def test_modules_of_another_shape_or_model_are_refused(whisper_folder, tmp_path):
+@pytest.mark.parametrize(
+    "asked, known",
+    [
+        (dict(codebook_size=99), "codebook_size=32"),
+        (dict(codebook_distance="cosine"), "codebook_distance='l2'"),
+        (dict(noise_labels=["wind", "rain"]), r"noise_labels=\['rain', 'wind'\]"),
+    ],
+)
+def test_an_override_that_contradicts_the_trained_modules_is_refused(whisper_folder, tmp_path, asked, known):
     tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="other shapes.*codebook"):
-        DisentangledWhisperForConditionalGeneration.from_whisper(whisper_folder, str(tmp_path), codebook_size=99)
+    with pytest.raises(ValueError, match=f"{next(iter(asked))}=.* contradicts .*, which has {known}"):
+        DisentangledWhisperForConditionalGeneration.from_whisper(whisper_folder, str(tmp_path), **asked)
+
+
+def test_how_the_codebook_moves_on_may_differ_from_the_trained_modules(whisper_folder, tmp_path):
+    tiny_model(max_source_positions=100, codebook_decay=0.9).save_pretrained(tmp_path)
+    again = DisentangledWhisperForConditionalGeneration.from_whisper(
+        whisper_folder, str(tmp_path), codebook_decay=0.5, dead_code_threshold=1.0
+    )
+    assert (again.model.quantizer.decay, again.model.quantizer.dead_code_threshold) == (0.5, 1.0)
+
+
+def test_a_tokenizer_alone_has_no_modules_to_go_on_with(whisper_folder, tmp_path):
+    tiny_model(max_source_positions=100).model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks .* weights, .*: give a whole model"):
+        DisentangledWhisperForConditionalGeneration.from_whisper(whisper_folder, str(tmp_path))
+
+
+def test_modules_of_another_shape_or_model_are_refused(whisper_folder, tmp_path):
+    tiny_model(downsampling="mean").save_pretrained(tmp_path)  # for more positions than the base has
+    with pytest.raises(ValueError, match="other shapes.*latent_decoder.positions"):
+        DisentangledWhisperForConditionalGeneration.from_whisper(whisper_folder, str(tmp_path))
     with pytest.raises(ValueError, match="'whisper' model; expected 'disentangled_whisper'"):
         DisentangledWhisperForConditionalGeneration.from_whisper(whisper_folder, whisper_folder)
 
@@ -201,6 +286,11 @@ def test_a_new_model_decodes_with_the_papers_ten_beams(whisper_folder):
         (dict(codebook_size=0), "codebook_size must be at least 1; got 0"),
         (dict(codebook_decay=0.0), "codebook_decay"),
         (dict(dead_code_threshold=-1.0), "dead_code_threshold"),
+        (dict(stem_layers=-1), "stem_layers must not be negative; got -1"),
+        (dict(refinement_layers=-1), "refinement_layers must not be negative"),
+        (dict(noise_head_layers=-1), "noise_head_layers must not be negative"),
+        (dict(d_model=1022), "d_model must be a multiple of the 4 attention heads; got 1022"),
+        (dict(noise_labels=["rain"], noise_head_dim=6, noise_head_layers=1), "noise_head_dim must be a multiple"),
         (dict(pooling_size=4), "pooling_size must be 2"),
         (dict(noise_labels=["rain", "rain"]), "must differ"),
         (dict(noise_labels=["unknown"]), "must differ"),
@@ -209,6 +299,19 @@ def test_a_new_model_decodes_with_the_papers_ten_beams(whisper_folder):
 def test_configurations_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(Exception, match=message):
         DisentangledWhisperConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(d_model=30, downsampling="mean"),
+        dict(d_model=30, bottleneck="adapter"),
+        dict(noise_head_dim=6),
+        dict(noise_labels=[], noise_head_dim=6, noise_head_layers=1),
+    ],
+)
+def test_widths_that_no_attention_divides_are_free(fields):
+    assert tiny_model(**fields).config.to_dict().items() >= fields.items()
 
 
 def test_bfloat16_keeps_the_codebook_in_float32(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny_training import read_run, relative_difference, run_apart, save_text_model
+from tiny_training import build_trainer, read_run, relative_difference, run_apart, save_text_model
 from transformers import AutoModelForCausalLM
 
 from clearspeech import SpeechLMForCausalLM, StableTokenForConditionalGeneration, StableTokenModel
@@ -65,13 +65,38 @@ def test_two_processes_give_the_loss_and_weights_of_one(method, one_batch, tmp_p
         {"config_fields": {"bottleneck": "adapter", "noise_labels": []}},
         {"noise_weight": 0.0, "activation_checkpointing": True},  # with it, no parameter may go without a gradient
         {"clean_is_unknown": True, "fit_bottleneck_rows": 20},
+        {"clean_is_unknown": True, "config_fields": {"noise_head_layers": 1}},
     ],
-    ids=["adapter", "noise head rests", "fitted first, clean speech in the noise head"],
+    ids=[
+        "adapter",
+        "noise head rests",
+        "fitted first, clean speech in the noise head",
+        "transformer in the noise head",
+    ],
 )
 def test_two_processes_train_what_there_is_of_a_disentangled_whisper(variant, one_batch, tmp_path):
     arguments = dict(output_dir=str(tmp_path), num_rows=40, per_device_train_batch_size=4)
     assert run_apart(2, method="disentangled_whisper", **arguments, **variant) == [0, 0]
     assert_equal_runs(tmp_path, one_batch("disentangled_whisper", **variant))
+
+
+def train_and_keep_the_codebook(output_dir: str, **arguments):
+    trainer = build_trainer("disentangled_whisper", output_dir, **arguments)
+    trainer.train()
+    torch.save(trainer.model.model.quantizer.state_dict(), Path(output_dir, f"{trainer.args.process_index}.pt"))
+
+
+def test_dead_codes_restart_from_the_same_frames_in_both_processes(tmp_path):
+    """Each has frames of its own, and no buffer is sent from one to the other."""
+    arguments = dict(num_rows=40, per_device_train_batch_size=4, ddp_broadcast_buffers=False)
+    for threshold in (0.0, 1.0):
+        folder = tmp_path / str(threshold)
+        folder.mkdir()
+        fields = dict(config_fields=dict(dead_code_threshold=threshold))
+        assert run_apart(2, train_and_keep_the_codebook, output_dir=str(folder), **arguments, **fields) == [0, 0]
+        first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert (first["sizes"].min() >= 1) == bool(threshold)  # only restarts keep them all there
 
 
 def test_two_processes_agree_on_a_conv_transformer_bottleneck(one_batch, tmp_path):

@@ -73,6 +73,51 @@ def test_a_missing_clean_file_is_named_or_skipped_and_counted(tmp_path, caplog):
     assert "absent.wav" in caplog.text and "skipped 1 unreadable files, kept 1 rows" in caplog.text
 
 
+def test_a_row_without_a_clean_half_is_an_error_or_skipped_and_counted(tmp_path, caplog):
+    audio = {"bytes": encode(make_tone(0.1)), "path": "a.wav"}
+    rows = [{"audio": audio, "clean_audio": clean, "text": text} for clean, text in ((audio, "one"), (None, "two"))]
+    write_parquet(tmp_path / "test.parquet", rows, "audio", "clean_audio")
+    for options in ({"decoded": True}, {"streaming": True}, {}):
+        with pytest.raises(UnreadableAudioError, match="has a row without audio"):
+            list(load_corpus(str(tmp_path), "test", **options))
+        caplog.clear()
+        rows = list(load_corpus(str(tmp_path), "test", on_error="skip", **options))
+        assert [row["text"] for row in rows] == ["one"]
+        assert "skipped unreadable file number 1" in caplog.text
+    with pytest.raises(UnreadableAudioError, match="has a row without audio"):
+        leave_out_long(load_corpus(str(tmp_path), "test"), 30)
+
+
+def test_an_empty_file_name_is_refused_with_its_row_or_skipped(tmp_path, caplog):
+    files = {f"{name}.wav": encode(make_tone(0.1)) for name in ("noisy", "other", "clean")}
+    rows = ("noisy.wav,clean.wav,hello", "other.wav,,hello again")
+    folder = write_folder(tmp_path / "pairs" / "test", files, "file_name,clean_file_name,text", *rows)
+    with pytest.raises(ValueError, match=r"1 rows of .*metadata.csv have no clean_file_name: numbers \[2\]"):
+        load_corpus(str(folder), "test")
+    assert column(load_corpus(str(folder), "test", on_error="skip"), "text") == ["hello"]
+    assert "has a row without audio" in caplog.text and "skipped 1 unreadable files, kept 1 rows" in caplog.text
+
+
+def test_pairs_of_unequal_length_are_named_by_their_headers_or_skipped(tmp_path, monkeypatch, caplog):
+    files = {f"{name}.wav": encode(make_tone(seconds)) for name, seconds in (("noisy", 0.2), ("clean", 0.2))}
+    files |= {"long.wav": encode(make_tone(0.2)), "short.wav": encode(make_tone(0.1))}
+    rows = ("noisy.wav,clean.wav,equal", "long.wav,short.wav,unequal")
+    folder = str(write_folder(tmp_path / "pairs" / "train", files, "file_name,clean_file_name,text", *rows))
+    message = "1 of 2 pairs .*long.wav has 3200 and .*short.wav has 1600"
+    with pytest.raises(UnreadableAudioError, match=message):
+        leave_out_long(load_corpus(folder, "train"), 30)
+    with pytest.raises(UnreadableAudioError, match="differ in samples: .*long.wav has 3200"):
+        load_corpus(folder, "train", decoded=True)
+    for decoded in (False, True):
+        caplog.clear()
+        corpus = leave_out_long(load_corpus(folder, "train", on_error="skip", decoded=decoded), 30)
+        assert column(corpus, "num_samples") == [3200] and corpus[0]["text"] == "equal"
+        assert "short.wav has 1600" in caplog.text and "skipped 1 unreadable files, kept 1 rows" in caplog.text
+    corpus = load_corpus(folder, "train").select([0])
+    monkeypatch.delattr(soundfile, "read")  # headers of equal length are enough
+    assert column(leave_out_long(corpus, 30), "num_samples") == [3200]
+
+
 def test_stereo_and_other_rates_become_mono_at_16_khz(tmp_path):
     left = make_tone(0.5, sampling_rate=44100)
     content = encode(np.stack([left, 0 * left], axis=1), 44100, subtype="PCM_24")

@@ -171,17 +171,34 @@ def test_a_swapped_pair_is_named(collator, pair):
         collator([pair | {"audio": pair["clean_audio"], "clean_audio": pair["audio"]}])
 
 
+@pytest.mark.parametrize(("noisy_gain", "clean_gain"), [(0.1, 1), (10, 1), (1, 0.1), (1, 10), (-0.5, 1)])
+def test_the_level_of_either_half_does_not_matter_to_their_order(collator, pair, noisy_gain, clean_gain):
+    noisy, clean = np.float32(noisy_gain) * pair["audio"], np.float32(clean_gain) * pair["clean_audio"]
+    collator([pair | {"audio": noisy, "clean_audio": clean}])
+    with pytest.raises(ValueError, match="turn check_order off"):
+        collator([pair | {"audio": clean, "clean_audio": noisy}])
+
+
+def test_the_check_of_the_order_can_be_turned_off_but_not_that_of_the_lengths(tokenizer, pair):
+    collator = NoisyPairCollator(tokenizer, tokenizer.bos_token_id, check_order=False)
+    swapped = pair | {"audio": pair["clean_audio"], "clean_audio": pair["audio"]}
+    np.testing.assert_array_equal(collator([swapped])["clean_waveforms"][0].numpy(), pair["audio"])
+    with pytest.raises(ValueError, match="8000 noisy and 7999 clean samples"):
+        collator([swapped | {"clean_audio": pair["audio"][:-1]}])
+
+
 def test_clean_speech_silence_and_the_shortest_audio_are_not_taken_for_swapped(make_speech):
     for audio in (make_speech(8000), np.zeros(8000, "f4"), np.ones(1, "f4"), make_speech(401)):
-        assert not is_swapped(audio, audio)
+        assert not is_swapped(audio, audio) and not is_swapped(audio, 0 * audio)
 
 
 @needs_shared_data
 def test_every_real_pair_is_told_from_its_swap():
     for split in ("validation", "test"):
         for row in load_corpus(str(SHARED_DATA / "voicebank_demand_pairs"), split):
-            assert not is_swapped(row["audio"], row["clean_audio"])
-            assert is_swapped(row["clean_audio"], row["audio"])
+            for gain in np.array([1, 0.3, 3], "f4"):
+                assert not is_swapped(gain * row["audio"], row["clean_audio"])
+                assert is_swapped(gain * row["clean_audio"], row["audio"])
 
 
 @needs_shared_data
@@ -189,7 +206,7 @@ def test_nearly_every_pair_mixed_with_real_noise_is_told_from_its_swap():
     noise = load_noise(str(SHARED_DATA / "esc50_noise"), "test").shuffle(seed=0).select(range(80))
     speech = load_corpus(f"digit_strings:{SHARED_DATA / 'spoken_digits'}:50", "test", decoded=True)
     pairs = list(mix_pairs(speech, noise_perturber(noise, [2.5, 7.5, 12.5, 17.5])))
-    assert not any(is_swapped(row["audio"], row["clean_audio"]) for row in pairs)
+    assert not any(is_swapped(gain * row["audio"], row["clean_audio"]) for row in pairs for gain in (1, 0.5))
     assert np.mean([is_swapped(row["clean_audio"], row["audio"]) for row in pairs]) >= 0.9
 
 

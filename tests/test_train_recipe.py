@@ -3,9 +3,11 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from tiny_corpora import column, encode, make_tone, use_own_cache, write_folder, write_parquet
 
@@ -210,6 +212,82 @@ def test_trained_modules_move_to_the_same_base_and_go_on(pair_recipe, pair_folde
     onwards = ["--latent_model", str(tmp_path / "trained"), "--output_dir", str(tmp_path / "onwards")]
     pair_recipe.main([*flags, *onwards])
     assert DisentangledWhisperForConditionalGeneration.from_pretrained(tmp_path / "onwards").config.codebook_size == 8
+
+
+def test_a_language_is_for_a_multilingual_base(pair_recipe, pair_folder, mini, monkeypatch):
+    """Its tokenizer starts the labels with it, its generation config knows what to ask for."""
+    flags = [*mini, "--dataset", pair_folder, "--max_steps", "1", "--language", "en"]
+    with pytest.raises(ValueError, match="which knows no languages"):
+        pair_recipe.main(flags)
+    asked = []
+    base = pair_recipe.parse_arguments(flags)[0].base_model
+    tokenizer = SimpleNamespace(set_prefix_tokens=lambda **settings: asked.append(settings))
+    monkeypatch.setattr(pair_recipe.AutoTokenizer, "from_pretrained", lambda _: tokenizer)
+    assert pair_recipe.load_tokenizer(base, "en") is tokenizer
+    assert asked == [{"language": "en", "task": "transcribe", "predict_timestamps": False}]
+    with pytest.raises(ValueError, match="language 'en' is not one of this Whisper's"):
+        pair_recipe.build_model(pair_recipe.parse_arguments(flags)[0], [])
+
+
+def test_a_latent_model_brings_its_shape_and_is_not_fitted_anew(pair_recipe, pair_folder, mini, tmp_path):
+    shape = ["--downsampling", "conv", "--codebook_distance", "cosine", "--noise_head_layers", "0"]
+    flags = [*mini, "--dataset", pair_folder, "--max_steps", "1"]
+    pair_recipe.main([*flags, *shape])
+    onwards = ["--preset", "mini", "--dataset", pair_folder, "--latent_model", str(tmp_path / "trained")]
+    onwards += ["--output_dir", str(tmp_path / "onwards")]
+    recipe, args = pair_recipe.parse_arguments(onwards)
+    assert (recipe.downsampling, recipe.codebook_distance, recipe.noise_head_layers) == ("conv", "cosine", 0)
+    assert (recipe.codebook_size, recipe.codebook_decay, args.fit_bottleneck_rows) == (8, 0.99, 0)
+    with pytest.raises(ValueError, match="--fit_bottleneck_rows 512 would overwrite"):
+        pair_recipe.parse_arguments([*onwards, "--fit_bottleneck_rows", "512"])
+    with pytest.raises(ValueError, match="downsampling='mean' contradicts .*, which has downsampling='conv'"):
+        pair_recipe.main([*flags, *onwards, "--downsampling", "mean"])
+
+
+def test_modules_for_other_noises_are_not_taken_over(pair_recipe, pair_folder, mini, tmp_path):
+    flags = [*mini, "--dataset", pair_folder, "--max_steps", "1"]
+    pair_recipe.main(flags)
+    for split in ("train", "validation"):
+        file = tmp_path / "pairs" / f"{split}.parquet"
+        rows = [row | {"noise": "crow"} for row in Dataset.from_parquet(str(file), keep_in_memory=True)]
+        write_parquet(file, rows, "audio", "clean_audio")
+    onwards = ["--latent_model", str(tmp_path / "trained"), "--output_dir", str(tmp_path / "onwards")]
+    with pytest.raises(ValueError, match=r"noise_labels=\['crow'\] contradicts .*noise_labels=\['rain', 'wind'\]"):
+        pair_recipe.main([*flags, *onwards])
+
+
+def test_a_baseline_reads_no_clean_states(pair_recipe, pair_folder, mini, tmp_path, monkeypatch):
+    columns = {}
+    keep_states = pair_recipe.keep_states
+
+    def spy(recipe, *arguments):
+        states = keep_states(recipe, *arguments)
+        columns[recipe.bottleneck] = states.column_names
+        return states
+
+    monkeypatch.setattr(pair_recipe, "keep_states", spy)
+    flags = [*mini, "--dataset", pair_folder, "--max_steps", "1", "--state_cache", str(tmp_path / "states")]
+    pair_recipe.main(flags)
+    pair_recipe.main([*flags, "--bottleneck", "adapter", "--output_dir", str(tmp_path / "adapter")])
+    assert set(columns["quantizer"]) - set(columns["adapter"]) == {"clean_states"}
+
+
+def test_the_paper_preset_trains_thirty_epochs_and_keeps_two_checkpoints(pair_recipe):
+    _, args = pair_recipe.parse_arguments(["--dataset", "embedded", "--output_dir", "unused"])
+    assert (args.num_train_epochs, args.save_total_limit, args.dataloader_num_workers) == (30, 2, 8)
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["mixed on the fly", "kept states"])
+def test_worker_processes_give_the_training_of_none(pair_recipe, speech_folder, noise_folder, mini, tmp_path, is_kept):
+    corpora = ["--dataset", speech_folder, "--noise_dataset", noise_folder, "--max_steps", "2"]
+    corpora += ["--state_cache", str(tmp_path / "states")] * is_kept
+    weights = []
+    for workers in ("0", "2"):
+        folder = tmp_path / f"workers-{workers}"
+        pair_recipe.main([*mini, *corpora, "--dataloader_num_workers", workers, "--output_dir", str(folder)])
+        weights.append(DisentangledWhisperForConditionalGeneration.from_pretrained(folder).state_dict())
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-6), name
 
 
 def test_long_utterances_are_left_out_and_validation_takes_rows_from_all_over(pair_recipe, speech_folder):

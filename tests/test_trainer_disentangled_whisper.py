@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_training import build_trainer, pair_corpus, read_run, relative_difference, run_apart
 
 from clearspeech.trainers import trainer_disentangled_whisper
@@ -207,6 +208,16 @@ def test_a_bottleneck_that_is_fitted_first_uses_its_codes_and_starts_nearer_to_t
     assert lines[1]["semantic"] < lines[0]["semantic"]
 
 
+def test_a_cosine_bottleneck_is_fitted_to_directions_and_trains(tmp_path):
+    cosine = dict(codebook_distance="cosine", downsampling="mean")
+    trainer = build_trainer(METHOD, tmp_path, fit_bottleneck_rows=12, config_fields=cosine)
+    trainer.train()
+    codes = trainer.model.model.quantizer.codebook[:-1]
+    assert torch.allclose(codes.norm(dim=-1), torch.ones(len(codes)), atol=1e-5)
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert all(line["commitment"] < 4 / codes.shape[1] for line in lines)  # between two directions
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
@@ -303,6 +314,36 @@ def test_kept_states_of_something_else_are_refused(kept):
     _, _, arguments = kept
     with pytest.raises(ValueError, match="holds the states of"):
         cache_encoder_states(*arguments[:-1], {"data": "b"})
+
+
+@pytest.mark.parametrize("row", [0, 4, 7])
+def test_kept_states_of_audio_that_was_edited_are_refused(kept, row):
+    _, _, (model, pairs, *others) = kept
+    edited = [dict(each) for each in pairs]
+    edited[row]["audio"] = edited[row]["audio"] * 0.9
+    edited = Dataset.from_list(edited).with_format("numpy")
+    with pytest.raises(ValueError, match="holds the states of"):
+        cache_encoder_states(model, edited, *others)
+
+
+def test_kept_states_of_another_feature_extractor_are_refused(kept):
+    _, cached, (model, pairs, collator, extractor, *others) = kept
+    extractor = type(extractor)(**{**extractor.to_dict(), "n_fft": 512})
+    with pytest.raises(ValueError, match="holds the states of .*'n_fft': 400.*not of .*'n_fft': 512"):
+        cache_encoder_states(model, pairs, collator, extractor, *others)
+
+
+def test_an_adapter_trains_on_kept_states_without_the_clean_ones(kept, tmp_path):
+    _, cached, _ = kept
+    adapter = build_trainer(METHOD, tmp_path, config_fields=dict(bottleneck="adapter", noise_labels=[]))
+    adapter.data_collator = cached.data_collator
+    losses = []
+    for rows in (cached.train_dataset, cached.train_dataset.remove_columns("clean_states")):
+        adapter.train_dataset = rows
+        batch = first_batch(adapter)
+        losses.append(adapter.terms(adapter.model.eval(), batch, counts_of(adapter, batch))[0]["cross_entropy"][1])
+    assert "clean_encoder_states" not in batch
+    assert torch.equal(*losses)
 
 
 def test_a_killed_training_resumes_to_the_same_weights_codebook_and_noise_weight(tmp_path):

@@ -37,6 +37,15 @@ def test_codes_are_nearest_in_cosine():
     assert torch.equal(vq.eval()(latents, mask).codes[mask], similarities.argmax(dim=-1))
 
 
+def test_codes_start_as_kaiming_noise_whose_fan_in_is_their_width():
+    vq = EMAVectorQuantizer(500, 24, 0.9, "l2", 0.0)
+    vq.reset_codebook()
+    bound = (6 / 24) ** 0.5
+    assert 0.99 * bound < vq.codebook.abs().max() <= bound
+    assert vq.codebook.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)  # uniform
+    assert torch.equal(vq.sums, vq.codebook[:-1]) and torch.equal(vq.sizes, torch.ones(500))
+
+
 def test_padding_gets_the_padding_code_and_no_frame_chooses_it():
     vq = quantizer()
     latents, mask = random_frames()

@@ -48,7 +48,8 @@ def cache_encoder_states(
 
     Args:
         model: has `encoder_states`; description: what the pairs were made from, kept beside the file, so that another
-            corpus, mixture or encoder is not mistaken for it. Must be JSON.
+            corpus, mixture or encoder is not mistaken for it. Must be JSON. The weights, the feature extractor's
+            fields and some rows' samples are added.
 
     Returns a memory-mapped dataset for `EncoderStatesCollator`: `states` and `clean_states` (bytes of
     `(states, d_model)`), `num_samples`, `text`, `noise`, `seed`.
@@ -58,7 +59,13 @@ def cache_encoder_states(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps(description | {"rows": len(pairs), "encoder": weights_checksum(model.encoder)}))
+    description = description | {
+        "rows": len(pairs),
+        "encoder": weights_checksum(model.encoder),
+        "feature_extractor": feature_extractor.to_dict(),
+        "seeds": some_seeds(pairs, collator),
+    }
+    wanted = json.loads(json.dumps(description))
     known, file = folder / "description.json", folder / "states.arrow"
     with FileLock(folder / "lock"):
         if known.exists():
@@ -104,6 +111,13 @@ def encode_rows(
     ]
 
 
+def some_seeds(pairs: Dataset, collator: NoisyPairCollator) -> list[int]:
+    """Of the first, the middle and the last row: they depend on the samples, and show that the audio was edited."""
+    if not len(pairs):
+        return []
+    return collator([pairs[row] for row in (0, len(pairs) // 2, len(pairs) - 1)])["seeds"].tolist()
+
+
 def weights_checksum(module: nn.Module) -> str:
     """Of frozen weights, to know them again."""
     checksum = 0
@@ -115,7 +129,8 @@ def weights_checksum(module: nn.Module) -> str:
 @dataclass
 class EncoderStatesCollator:
     """
-    Rows of `cache_encoder_states` to the batches that `DisentangledWhisperTrainer` takes.
+    Rows of `cache_encoder_states` to the batches that `DisentangledWhisperTrainer` takes. Remove the column
+    `clean_states` where no term needs the clean speech.
 
     Args:
         pair_collator: writes labels and noise classes as it does for the pairs themselves.
@@ -127,7 +142,10 @@ class EncoderStatesCollator:
     dim: int
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """`encoder_states`, `clean_encoder_states` `(batch, states, dim)`, `attention_mask` `(batch, mel frames)`."""
+        """
+        `encoder_states` and, where rows have `clean_states`, `clean_encoder_states` `(batch, states, dim)`,
+        `attention_mask` `(batch, mel frames)`, and what the pairs' collator gives beside waveforms.
+        """
         extractor = self.feature_extractor
         num_samples = torch.tensor([row["num_samples"] for row in rows])
         mel_frames = -(-num_samples // extractor.hop_length)
@@ -135,12 +153,13 @@ class EncoderStatesCollator:
         labels = [torch.tensor(self.pair_collator.encode_text(row["text"])) for row in rows]
         batch = {
             "encoder_states": self._padded(rows, "states", width // 2),
-            "clean_encoder_states": self._padded(rows, "clean_states", width // 2),
             "attention_mask": (torch.arange(width) < mel_frames[:, None]).long(),
             "num_samples": num_samples,
             "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
             "seeds": torch.tensor([row["seed"] for row in rows]),
         }
+        if "clean_states" in rows[0]:
+            batch["clean_encoder_states"] = self._padded(rows, "clean_states", width // 2)
         if self.pair_collator.noise_classes:
             batch["noise_labels"] = torch.tensor([self.pair_collator.encode_noise(row["noise"]) for row in rows])
         return batch

@@ -154,7 +154,7 @@ class DisentangledWhisperTrainer(SpeechTrainer):
         frames, targets = torch.cat(frames), torch.cat(targets)
         latent_encoder, quantizer = model.model.latent_encoder, model.model.quantizer
         latent_encoder.fit(frames)
-        latents = latent_encoder.norm(latent_encoder.project(frames))
+        latents = latent_encoder.to_latents(frames)
         quantizer.fit(latents, generator)
         model.latent_decoder.fit(quantizer.embed(quantizer.nearest(latents)), targets)
 
@@ -232,8 +232,8 @@ class DisentangledWhisperTrainer(SpeechTrainer):
             needs_clean = self.is_quantized and (self.needs_clean_latents or bool(self.args.semantic_weight))
         dtype = self.model.dtype
         if "encoder_states" in inputs:
-            noisy, clean = inputs["encoder_states"].to(dtype), inputs["clean_encoder_states"].to(dtype)
-            return noisy, clean, inputs["attention_mask"]
+            clean = inputs["clean_encoder_states"].to(dtype) if needs_clean else None
+            return inputs["encoder_states"].to(dtype), clean, inputs["attention_mask"]
         num_samples = inputs["num_samples"]
         features, attention_mask = self.feature_extractor.extract(inputs["waveforms"], num_samples)
         with self.accelerator.autocast():

@@ -87,8 +87,8 @@ class FactoredASRTrainer(SpeechTrainer):
             and not encoder.mask_time_prob + encoder.mask_feature_prob
         ):
             raise ValueError(
-                f"mask_probability is {arguments.mask_probability}, but this {encoder.model_type} has nothing to put in "
-                "place of a frame: set mask_time_prob in its configuration, or a probability of 0."
+                f"mask_probability is {arguments.mask_probability}, but this {encoder.model_type} has nothing to put "
+                "in place of a frame: set mask_time_prob in its configuration, or a probability of 0."
             )
         if config.factorize and not arguments.mi_weight:
             self.model.reconstruction.requires_grad_(False)
