@@ -30,7 +30,15 @@ from train_disentangled_whisper import PRESETS, RecipeArguments
 from clearspeech.trainers.results import Results
 from clearspeech.trainers.trainer_disentangled_whisper import DisentangledWhisperTrainingArguments
 
-RANGED = ("wer", "noise_accuracy", "ued", "latent_distance", "latent_distance_relative")  # what the targets are about
+RANGED = (  # what the targets are about
+    "wer",
+    "noise_accuracy",
+    "noise_accuracy_new_clips",
+    "clean_unknown",
+    "ued",
+    "latent_distance",
+    "latent_distance_relative",
+)
 HOUSEKEEPING = ("logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "use_cpu")
 RESIDUE_COLUMNS = {
     "clean_posterior_max": "clean: likeliest class in %",
@@ -100,7 +108,7 @@ def residue(results: Results) -> str:
     table, row = OURS
     lines = []
     for corpus in corpora_of(results, (table,)):
-        figures = cells(results, RESIDUE_COLUMNS, (), table=table, row=row, corpus=corpus)
+        figures = cells(results, RESIDUE_COLUMNS, RANGED, table=table, row=row, corpus=corpus)
         if any(figures):
             lines.append([f"`{corpus}`", *figures])
     if not lines:
@@ -111,16 +119,17 @@ def residue(results: Results) -> str:
 
 
 def noise_classes(results: Results) -> str:
-    """The noise head's accuracy by class, of our main model."""
+    """The noise head's accuracy by class, of our main model: in the noise recordings of training, and in others."""
     table, row = OURS
-    columns = {"noise_accuracy": "all"}
-    columns |= {f"noise_accuracy/{name}": name.replace("_", " ") for name in TRAINING_NOISES}
     lines = []
     for corpus in corpora_of(results, (table,)):
-        figures = cells(results, columns, ("noise_accuracy",), table=table, row=row, corpus=corpus)
-        if any(figures):
-            lines.append([f"`{corpus}`", *figures])
-    return markdown_table(["", *columns.values()], lines) if lines else NOTHING
+        for metric, clips in (("noise_accuracy", "clips of training"), ("noise_accuracy_new_clips", "new clips")):
+            names = (metric, *[f"{metric}/{name}" for name in TRAINING_NOISES])
+            figures = cells(results, names, RANGED, table=table, row=row, corpus=corpus)
+            if any(figures):
+                lines.append([f"`{corpus}`, {clips}", *figures])
+    titles = ["", "all", *[name.replace("_", " ") for name in TRAINING_NOISES]]
+    return markdown_table(titles, lines) if lines else NOTHING
 
 
 def counts(results: Results) -> str:

@@ -8,13 +8,17 @@ Measure a DisentangledWhisper folder: WER per noise, noise accuracy, and how far
 
 Each test utterance is mixed with one of the noise classes at one SNR, both drawn by its own seed: all models meet the
 same pairs. The noise head is measured on the validation split, mixed with the classes of its training: once with the
-clips of the noise corpora's training split, as VoiceBank-DEMAND's validation shares the recordings of its training
-(`noise_accuracy`), and once with those of their validation split (`noise_accuracy_new_clips`). `--pairs` are
-corpora of real pairs; where the head knows all their classes (VoiceBank-DEMAND's in `--split validation`), they give a
-noise accuracy, too. A plain Whisper, an adapter and a frozen base have neither tokens nor residue: they get their
-WER only. Writes `evaluation.json` into `--output_dir`, and for each corpus `noise_map_<corpus>.png` (the paper's
-Fig. 3) and, with a noise head, `noise_features_<corpus>.png` (Fig. 4). Two CPU cores: about a minute for ten minutes
-of speech with greedy search.
+clips of the noise corpora's training split, recordings that the head was trained on, under other speech, as
+VoiceBank-DEMAND's validation shares those of its training (`noise_accuracy`), and once with those of their validation
+split, other recordings of the same classes (`noise_accuracy_new_clips`). `--pairs` are corpora of real pairs; where
+the head knows all their classes (VoiceBank-DEMAND's in `--split validation`), they give a noise accuracy, too. Speech
+that was recorded in noise and has no clean half (`chime4:FOLDER:real`) is transcribed: WER by noise. A plain Whisper,
+an adapter and a frozen base have neither tokens nor residue: they get their WER only. `--base` measures a second model
+on the same speech: the relative error reduction against it, `rer`.
+
+Writes `evaluation.json` into `--output_dir`, then for each corpus with clean halves `noise_map_<corpus>.png` (the
+paper's Fig. 3) and, with a noise head, `noise_features_<corpus>.png` (Fig. 4), each with its data in a `.json` beside
+it. Two CPU cores: about a minute for ten minutes of speech with greedy search.
 """
 
 import json
@@ -22,9 +26,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from evaluate_stable_token import Models, corpus_label
+from evaluate_stable_token import FRAME_SECONDS, Models, corpus_label
 from evaluate_stable_token import load_models as load_any
 from transformers import (
     AutoConfig,
@@ -40,6 +45,7 @@ from clearspeech.trainers.noise_evaluation import (
     LatentSpeech,
     NoisyPairs,
     encode_latents,
+    error_reductions,
     frame_distances,
     frame_spread,
     invariance_table,
@@ -51,9 +57,9 @@ from clearspeech.trainers.noise_evaluation import (
 from clearspeech.trainers.noise_figures import plot_noise_features, plot_noise_map, project_features
 from clearspeech.trainers.results import write_atomically
 
-FRAME_SECONDS = 0.01  # one mel frame
 TITLES = {  # the table's lines, in order: title and unit; a line of a noise class follows that of all
     "wer": ("WER, noisy", " %"),
+    "rer": ("relative error reduction", " %"),
     "wer/clean": ("WER, clean", " %"),
     "noise_accuracy": ("noise accuracy, seen clips", " %"),
     "noise_accuracy_new_clips": ("noise accuracy, new clips", " %"),
@@ -92,8 +98,9 @@ class EvaluationArguments:
     validation_snrs_db: list[float] = field(
         default_factory=lambda: [0.0, 5.0, 10.0, 15.0], metadata={"help": "SNRs for the noise accuracy, in dB."}
     )
-    pairs: list[str] = field(default_factory=list, metadata={"help": "Corpora of real pairs, with clean_audio."})
+    pairs: list[str] = field(default_factory=list, metadata={"help": "Corpora of real pairs or noisy speech."})
     transcribe_pairs: bool = field(default=False, metadata={"help": "Measure the WER of the real pairs, too."})
+    base: str | None = field(default=None, metadata={"help": "A model to reduce the errors of, such as the Whisper."})
     control: str | None = field(default=None, metadata={"help": "A second model for the picture of distances."})
     split: str = field(default="test", metadata={"help": "Split of speech, noise and pairs."})
     max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
@@ -102,6 +109,20 @@ class EvaluationArguments:
     batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
     device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
     output_dir: str | None = field(default=None, metadata={"help": "For JSON and PNG; MODEL/evaluation by default."})
+
+
+@dataclass
+class Measured:
+    """
+    What the pictures of a corpus show. encoded: by view, empty without tokens; seen: validation speech under the noise
+    head's own classes, with their labels; is_mixed: its noise was added here, not recorded.
+    """
+
+    label: str
+    pairs: NoisyPairs
+    encoded: dict[str, LatentSpeech]
+    seen: tuple[LatentSpeech, list[str]] | None
+    is_mixed: bool
 
 
 def load_models(folder: str, device: str) -> Models:
@@ -115,6 +136,14 @@ def load_models(folder: str, device: str) -> Models:
     if model_type not in ("whisper", "disentangled_whisper"):
         raise ValueError(f"{folder} holds a {model_type!r} model; give a DisentangledWhisper or a Whisper.")
     return load_any(folder, device)
+
+
+def load_base(args: EvaluationArguments) -> Models | None:
+    """The model of `--base`, if there is one. Raises ValueError for one that does not transcribe."""
+    base = load_models(args.base, args.device) if args.base else None
+    if base is not None and base.recognizer is None:
+        raise ValueError(f"--base {args.base} does not transcribe, and so has no errors that could be reduced.")
+    return base
 
 
 def load_shown(args: EvaluationArguments, models: Models) -> dict[str, Models]:
@@ -160,36 +189,68 @@ def mixed_pairs(
 
 
 def measure(
-    models: Models, pairs: NoisyPairs, batch_size: int, num_beams: int, transcribes: bool = True
-) -> tuple[dict[str, float], list[LatentSpeech]]:
-    """The figures of one corpus of pairs; and, of a model with a quantizer, its clean and noisy latents."""
-    table, encoded = {}, []
+    models: Models, pairs: NoisyPairs, args: EvaluationArguments, beams: int, base: Models | None, transcribes: bool
+) -> tuple[dict[str, float], dict[str, LatentSpeech]]:
+    """The figures of one corpus; and, of a model with a quantizer, the latents of `clean`, if any, and of `noisy`."""
+    table, encoded = {}, {}
     if models.tokenizer is not None:
-        parts = (models.tokenizer, models.feature_extractor)
-        views = {"clean": pairs.clean, "noisy": pairs.noisy}
-        encoded = [encode_latents(*parts, view, batch_size, f"encode {name}") for name, view in views.items()]
-        table |= invariance_table(*encoded, models.tokenizer.config.codebook_size)
-        if noise_classes(models):
-            table |= posterior_table(encoded[0], "clean") | posterior_table(encoded[1], "noisy")
+        for name, view in pairs.views().items():
+            parts = (models.tokenizer, models.feature_extractor, view, args.batch_size)
+            encoded[name] = encode_latents(*parts, f"encode {name}")
+        if "clean" in encoded:
+            table |= invariance_table(encoded["clean"], encoded["noisy"], models.tokenizer.config.codebook_size)
+        for name, speech in encoded.items() if noise_classes(models) else ():
+            table |= posterior_table(speech, name)
     if models.recognizer is not None and transcribes:
-        recognizer = (models.recognizer, models.feature_extractor, models.text_tokenizer)
-        table = word_error_rates(*recognizer, pairs, batch_size, num_beams) | table
+        rates = error_rates(models, pairs, args.batch_size, beams)
+        reductions = error_reductions(rates, error_rates(base, pairs, args.batch_size, beams)) if base else {}
+        table = rates | reductions | table
     return table, encoded
+
+
+def error_rates(models: Models, pairs: NoisyPairs, batch_size: int, beams: int) -> dict[str, float]:
+    parts = (models.recognizer, models.feature_extractor, models.text_tokenizer)
+    return word_error_rates(*parts, pairs, batch_size, beams)
 
 
 def measure_noise_head(
     args: EvaluationArguments, models: Models, source: str
-) -> tuple[dict[str, float], LatentSpeech, list[str]]:
-    """Noise accuracies on a corpus's validation split; and what was encoded for new clips, with its labels."""
-    classes = args.validation_noise_classes or models.tokenizer.config.noise_labels
-    parts = (models.tokenizer, models.feature_extractor)
-    table = {}
-    for noise_split, suffix in (("train", ""), ("validation", "_new_clips")):
-        pairs = mixed_pairs(args, source, "validation", args.validation_snrs_db, classes, noise_split)
-        speech = encode_latents(*parts, pairs.noisy, args.batch_size, f"encode validation, {noise_split} noise")
+) -> tuple[dict[str, float], LatentSpeech, list[str]] | None:
+    """
+    Noise accuracies on a corpus's validation split: `noise_accuracy` in the noise recordings of training, and
+    `noise_accuracy_new_clips` in others of the same classes; and what was encoded for the latter, with its labels.
+    None, and a printed line, where the noise has none of the head's classes or a corpus no such split, unless
+    `--validation_noise_classes` asks for it.
+    """
+    labels, asked = models.tokenizer.config.noise_labels, args.validation_noise_classes
+    splits, table = {"": "train", "_new_clips": "validation"}, {}
+    try:
+        known = set(open_noise(tuple(args.noise_dataset), "train").select_columns("noise")["noise"])
+        if not asked and not known & set(labels):
+            print(f"{source}: no noise accuracy; the noise has none of the head's classes {', '.join(labels)}")
+            return None
+        mixed = (args, source, "validation", args.validation_snrs_db, asked or labels)
+        views = {suffix: mixed_pairs(*mixed, noise_split) for suffix, noise_split in splits.items()}
+    except ValueError as error:
+        if asked or "has no split" not in str(error):
+            raise
+        print(f"{source}: no noise accuracy; {error}")
+        return None
+    for suffix, pairs in views.items():
+        title = f"encode validation, {splits[suffix]} noise"
+        speech = encode_latents(models.tokenizer, models.feature_extractor, pairs.noisy, args.batch_size, title)
         found = noise_accuracy(speech.noise_probabilities, pairs.noise, noise_classes(models))
         table |= {name.replace("noise_accuracy", f"noise_accuracy{suffix}"): value for name, value in found.items()}
     return table, speech, pairs.noise
+
+
+def accuracy_of_pairs(label: str, models: Models, noisy: LatentSpeech, noise: list[str]) -> dict[str, float]:
+    """Noise accuracy under the labels of the corpus; none, and a printed line, when the head lacks one of them."""
+    strange = sorted(set(noise) - set(models.tokenizer.config.noise_labels))
+    if strange:
+        print(f"{label}: no noise accuracy; the head has no class for the noise {', '.join(map(repr, strange))}")
+        return {}
+    return noise_accuracy(noisy.noise_probabilities, noise, noise_classes(models))
 
 
 def distances_under_noise(models: Models, waveform, views: dict) -> dict[str, torch.Tensor]:
@@ -204,34 +265,58 @@ def distances_under_noise(models: Models, waveform, views: dict) -> dict[str, to
     return {name: distance / spread for name, distance in zip(views, distances)}
 
 
-def draw_map(args: EvaluationArguments, models: dict[str, Models], pairs: NoisyPairs, path: Path):
-    """The utterance of median length under each class of noise at the lowest SNR, for each of the models."""
-    middle = sorted(range(len(pairs.clean)), key=lambda row: len(pairs.clean[row]))[len(pairs.clean) // 2]
-    waveform = torch.tensor(pairs.clean[middle])
-    noise, snr_db = open_noise(tuple(args.noise_dataset), args.split), min(args.snrs_db)
+def mark(name: str, seen: set[str]) -> str:
+    return f"{name} (seen)" if name in seen else name
+
+
+def mixed_views(args: EvaluationArguments, waveform: torch.Tensor, seen: set[str]) -> dict[str, np.ndarray]:
+    """An utterance under each class of noise at the lowest SNR; none where no noise has a class."""
+    noise = open_noise(tuple(args.noise_dataset), args.split)
     known = set(noise.select_columns("noise")["noise"])
-    seen = set(next(iter(models.values())).tokenizer.config.noise_labels)
     classes = dict.fromkeys([*(args.noise_classes or sorted(known - {""} - seen)), *sorted(seen & known)])
     views = {}
     for name in classes:
-        perturber = noise_perturber(noise, [snr_db], [name])
-        title = f"{name} (seen)" if name in seen else name
-        views[title] = perturber.perturb(waveform, utterance_seed(waveform))[0].numpy()
-    maps = {name: distances_under_noise(each, waveform.numpy(), views) for name, each in models.items()}
-    seconds = next(iter(models.values())).tokenizer.config.mel_frames_per_token * FRAME_SECONDS
-    plot_noise_map(waveform, maps, seconds, path, f'"{pairs.texts[middle]}" with noise at {snr_db:g} dB SNR')
+        perturber = noise_perturber(noise, [min(args.snrs_db)], [name])
+        views[mark(name, seen)] = perturber.perturb(waveform, utterance_seed(waveform))[0].numpy()
+    return views
+
+
+def draw_map(args: EvaluationArguments, models: dict[str, Models], pairs: NoisyPairs, path: Path, is_mixed: bool):
+    """The utterance of median length, mixed with each class of noise or as recorded, for each of the models."""
+    middle, config = pairs.middle(), next(iter(models.values())).tokenizer.config
+    waveform, seen = pairs.clean[middle], set(config.noise_labels)
+    title = f'"{pairs.texts[middle]}" with noise'
+    if is_mixed:
+        views = mixed_views(args, torch.tensor(waveform), seen)
+        title += f" at {min(args.snrs_db):g} dB SNR"
+    else:
+        views = {mark(name, seen): view for name, view in pairs.recordings(middle).items()}
+    if not views:
+        print(f"no {path.name}: the noise has no classes to tell apart")
+        return
+    maps = {name: distances_under_noise(each, waveform, views) for name, each in models.items()}
+    plot_noise_map(waveform, maps, config.mel_frames_per_token * FRAME_SECONDS, path, title)
 
 
 def draw_features(
-    seen: LatentSpeech, labels: list[str], clean: LatentSpeech, noisy: LatentSpeech, noise: list[str], path: Path
+    args: EvaluationArguments,
+    encoded: dict[str, LatentSpeech],
+    noise: list[str],
+    path: Path,
+    seen: tuple[LatentSpeech, list[str]] | None,
 ):
-    """What the noise head sees: left the classes of its training, right clean speech and the test's noise."""
-    both = torch.cat([clean.noise_features, noisy.noise_features])
-    panels = {
-        "validation: noisy speech, seen classes": (project_features(seen.noise_features), labels),
-        "test: clean and noisy speech": (project_features(both), ["clean"] * len(clean.codes) + noise),
-    }
-    plot_noise_features(panels, path, "What the noise head finds in the residue (t-SNE of its penultimate layer)")
+    """What the noise head sees: left, where measured, the classes of its training; right clean and noisy speech."""
+    labels = ["clean"] * len(encoded["clean"].codes) if "clean" in encoded else []
+    labels += [name or "no class" for name in noise]
+    features = torch.cat([speech.noise_features for speech in encoded.values()])
+    panels = {} if seen is None else {"validation: noisy speech, seen classes": (seen[0].noise_features, seen[1])}
+    panels[f"{args.split}: {' and '.join(encoded)} speech"] = (features, labels)
+    fewest = min(len(labels) for _, labels in panels.values())
+    if fewest < 3:
+        print(f"no {path.name}: t-SNE needs at least three utterances, got {fewest}")
+        return
+    places = {title: (project_features(points), labels) for title, (points, labels) in panels.items()}
+    plot_noise_features(places, path, "What the noise head finds in the residue (t-SNE of its penultimate layer)")
 
 
 def format_table(results: dict[str, dict[str, float]]) -> str:
@@ -258,9 +343,34 @@ def write_evaluation(args: EvaluationArguments, models: Models, num_beams: int, 
         "noise_classes": args.noise_classes,
         "snrs_db": args.snrs_db,
         "num_beams": num_beams,
+        "base": args.base,
         "metrics": results,
     }
     write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def measure_all(
+    args: EvaluationArguments, models: Models, base: Models | None, labels: list[str], num_beams: int
+) -> tuple[dict[str, dict[str, float]], list[Measured]]:
+    """The figures of all corpora by their labels, and what their pictures show."""
+    results, measured = {}, []
+    for source, label in zip(args.dataset, labels):
+        head = None
+        if noise_classes(models):  # first: labels that the head does not know are refused before the long work
+            head = measure_noise_head(args, models, source)
+        accuracy, seen = (head[0], head[1:]) if head else ({}, None)
+        pairs = mixed_pairs(args, source, args.split, args.snrs_db, args.noise_classes, args.split)
+        metrics, encoded = measure(models, pairs, args, num_beams, base, True)
+        results[label] = metrics | accuracy
+        measured.append(Measured(label, pairs, encoded, seen, True))
+    for source, label in zip(args.pairs, labels[len(args.dataset) :]):
+        pairs = read_pairs(open_short(source, args.split, args.max_seconds, args.max_utterances))
+        transcribes = args.transcribe_pairs or pairs.clean is None
+        results[label], encoded = measure(models, pairs, args, num_beams, base, transcribes)
+        if noise_classes(models):
+            results[label] |= accuracy_of_pairs(label, models, encoded["noisy"], pairs.noise)
+        measured.append(Measured(label, pairs, encoded, None, False))
+    return results, measured
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
@@ -268,30 +378,20 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     labels = [corpus_label(source) for source in [*args.dataset, *args.pairs]]
     if len(set(labels)) < len(labels) or not labels:
         raise ValueError(f"Give --dataset or --pairs, and corpora that tables can tell apart; got {labels}.")
-    models = load_models(args.model, args.device)
+    models, base = load_models(args.model, args.device), load_base(args)
     own_beams = models.recognizer.generation_config.num_beams if models.recognizer is not None else None
     num_beams = args.num_beams or own_beams or 1
     folder = Path(args.output_dir or Path(args.model, "evaluation"))
     shown = load_shown(args, models)
-    results = {}
-    for source, label in zip(args.dataset, labels):
-        accuracy, head = {}, []
-        if noise_classes(models):  # first: labels that the head does not know are refused before the long work
-            accuracy, *head = measure_noise_head(args, models, source)
-        pairs = mixed_pairs(args, source, args.split, args.snrs_db, args.noise_classes, args.split)
-        metrics, encoded = measure(models, pairs, args.batch_size, num_beams)
-        results[label] = metrics | accuracy
-        if encoded:
-            draw_map(args, shown, pairs, folder / f"noise_map_{label}.png")
-        if head:
-            draw_features(*head, *encoded, pairs.noise, folder / f"noise_features_{label}.png")
-    for source, label in zip(args.pairs, labels[len(args.dataset) :]):
-        pairs = read_pairs(open_short(source, args.split, args.max_seconds, args.max_utterances))
-        results[label], encoded = measure(models, pairs, args.batch_size, num_beams, args.transcribe_pairs)
-        if set(pairs.noise) <= set(noise_classes(models)):
-            results[label] |= noise_accuracy(encoded[1].noise_probabilities, pairs.noise, noise_classes(models))
-    write_evaluation(args, models, num_beams, results, folder / "evaluation.json")
+    results, measured = measure_all(args, models, base, labels, num_beams)
+    write_evaluation(args, models, num_beams, results, folder / "evaluation.json")  # before any picture can fail
     print(format_table(results))
+    for each in measured:
+        if "clean" in each.encoded:
+            draw_map(args, shown, each.pairs, folder / f"noise_map_{each.label}.png", each.is_mixed)
+        if noise_classes(models):
+            path = folder / f"noise_features_{each.label}.png"
+            draw_features(args, each.encoded, each.pairs.noise, path, each.seen)
     return results
 
 

@@ -127,11 +127,7 @@ ROWS = (
         for size in SIZES
         if size != MAIN_SIZE
     ],
-    *[
-        Row(name, (*ours(strategy=name), *SHORT), (0,), (("table1", name),))
-        for name in STRATEGIES
-        if name != "MR"
-    ],
+    *[Row(name, (*ours(strategy=name), *SHORT), (0,), (("table1", name),)) for name in STRATEGIES if name != "MR"],
 )
 
 # The paper's WER on VoiceBank-DEMAND's test set, all noises. The text layer of Table I has moved its row names by one
@@ -166,7 +162,8 @@ COLUMNS = {
     "rer": "RER",
     **{f"wer/{name}": name.replace("_", " ") for name in TEST_NOISES},
     "wer/clean": "WER clean",
-    "noise_accuracy": "noise accuracy",
+    "noise_accuracy": "noise accuracy",  # in the noise recordings of training
+    "noise_accuracy_new_clips": "noise accuracy, new clips",
     "ued": "UED",
     "latent_distance_relative": "latent distance",
     "codebook_usage": "codes in use",
@@ -252,7 +249,7 @@ def goals(results: Results) -> Iterator[Goal]:
         return results.seeds_mean(metric, table=entry[0], row=entry[1], corpus=corpus)
 
     for corpus in dict.fromkeys(run.corpus for run in results.runs):
-        wer, accuracy = mean("wer", OURS), mean("noise_accuracy", OURS)
+        wer = mean("wer", OURS)
         for text, entry, relation, limit_entry, factor in (
             ("WER noisy, 0.6 x the frozen base's", OURS, "<=", BASE, 0.6),
             ("WER noisy, the adapter's", OURS, "<", ADAPTER, 1.0),
@@ -261,8 +258,14 @@ def goals(results: Results) -> Iterator[Goal]:
             value, limit = mean("wer", entry), mean("wer", limit_entry)
             if value is not None and limit is not None:
                 yield Goal(text, corpus, value, relation, factor * limit)
-        if accuracy is not None:
-            yield Goal("noise accuracy on seen classes", corpus, accuracy, ">=", 90.0)
+        for text, metric in (
+            ("noise accuracy on seen classes", "noise_accuracy"),  # in the noise recordings of training
+            ("noise accuracy on seen classes, new clips", "noise_accuracy_new_clips"),
+            ("clean speech called unknown, in %", "clean_unknown"),
+        ):
+            value = mean(metric, OURS)
+            if value is not None:
+                yield Goal(text, corpus, value, ">=", 90.0)
         for metric in ("latent_distance", "latent_distance_relative", "ued"):
             value, other = mean(metric, OURS), mean(metric, CONTROL)
             if wer is None and value is not None and other is not None:
@@ -301,10 +304,12 @@ def draw_figures(args: argparse.Namespace) -> None:
     )
     for source, label in zip(args.test_dataset, labels_of(args.test_dataset)):
         pairs = mixed_pairs(evaluation, source, "test", evaluation.snrs_db, evaluation.noise_classes, "test")
-        draw_map(evaluation, models, pairs, args.figures / f"{METHOD}_figure3_{label}.png")
-        views = [encode_latents(main.tokenizer, main.feature_extractor, view) for view in (pairs.clean, pairs.noisy)]
-        _, *seen = measure_noise_head(evaluation, main, source)
-        draw_features(*seen, *views, pairs.noise, args.figures / f"{METHOD}_figure4_{label}.png")
+        draw_map(evaluation, models, pairs, args.figures / f"{METHOD}_figure3_{label}.png", is_mixed=True)
+        parts = (main.tokenizer, main.feature_extractor)
+        encoded = {name: encode_latents(*parts, view) for name, view in pairs.views().items()}
+        head = measure_noise_head(evaluation, main, source)
+        seen = head[1:] if head else None
+        draw_features(evaluation, encoded, pairs.noise, args.figures / f"{METHOD}_figure4_{label}.png", seen)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def test_errors_of_utterances_add_up_to_the_word_error_rate():
 
 
 def test_the_change_is_relative_to_the_baseline():
-    found = paired_bootstrap([make_errors([4, 0, 6, 10])], [make_errors([3, 0, 5, 7])])
+    found = paired_bootstrap([make_errors([4, 2, 4, 10])], [make_errors([3, 2, 3, 7])])
     assert found.change == pytest.approx(-25.0)
     assert found.low < -25.0 < found.high
 
@@ -42,15 +42,16 @@ def test_the_interval_is_that_of_resampled_utterances():
     changes = []
     for _ in range(4000):  # one resample at a time
         drawn = random.integers(0, 60, 60)
-        changes.append((new[drawn].sum() - old[drawn].sum()) / words[drawn].sum())
-    expected = 100 * np.quantile(changes, [0.025, 0.975]) / (old.sum() / words.sum())
+        wers = [errors[drawn].sum() / words[drawn].sum() for errors in (old, new)]
+        changes.append(100 * (wers[1] - wers[0]) / wers[0])
+    expected = np.quantile(changes, [0.025, 0.975])
     np.testing.assert_allclose([found.low, found.high], expected, atol=2.0)
 
 
 def test_utterances_that_are_hard_for_both_do_not_widen_the_interval():
-    old = [1, 9] * 50  # easy ones and hard ones, and the other model is better in each by one word
-    paired = paired_bootstrap([make_errors(old)], [make_errors([errors - 1 for errors in old])])
-    assert (paired.low, paired.change, paired.high) == pytest.approx((-20.0, -20.0, -20.0))
+    old = [2, 8] * 50  # easy ones and hard ones, and the other model makes half the errors in each
+    paired = paired_bootstrap([make_errors(old)], [make_errors([errors // 2 for errors in old])])
+    assert (paired.low, paired.change, paired.high) == pytest.approx((-50.0, -50.0, -50.0))
 
 
 def test_the_interval_tells_a_clear_difference_from_an_unclear_one():
@@ -75,7 +76,8 @@ def test_the_same_seed_draws_the_same_resamples():
         ([make_errors([1, 2])], [make_errors([1])], "different utterances"),
         ([make_errors([1])], [WordErrors([7], [1], [10])], "different utterances"),
         ([make_errors([1])], [make_errors([1], [11])], "different utterances"),
-        ([make_errors([0, 0])], [make_errors([0, 1])], "baseline makes no error"),
+        ([make_errors([0, 0])], [make_errors([0, 1])], "errors in only 0 of 2 utterances"),
+        ([make_errors([0, 1, 0])], [make_errors([0, 1, 1])], "errors in only 1 of 3 utterances"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(baseline, changed, message):

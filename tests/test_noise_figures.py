@@ -1,5 +1,7 @@
 """Pictures of speech and noise told apart: that they show what they are given, and refuse what cannot be drawn."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,9 @@ POSTERIOR = {"rain": 0.1, "wind": 0.7, "unknown": 0.2}
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
+def drawn(monkeypatch, tmp_path) -> list[Figure]:
     """The figures in place of their files."""
+    monkeypatch.chdir(tmp_path)  # where their data goes
     kept = []
     monkeypatch.setattr(noise_figures, "save_figure", lambda figure, path: kept.append(figure))
     return kept
@@ -33,6 +36,17 @@ def test_pictures_are_png_files(tmp_path):
     plot_explanation(WAVEFORM, [1, 2, 3, 4], [0.1] * 4, POSTERIOR, 0.04, tmp_path / "explained.png", "hello")
     for name in ("map", "features", "explained"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_have_their_data_beside_them(tmp_path):
+    moved = torch.tensor([0.12345, 2.0])
+    plot_noise_map(WAVEFORM, {"ours": {"rain": moved}}, 0.04, tmp_path / "map.png", "hello")
+    written = {"title": "hello", "seconds_per_frame": 0.04, "maps": {"ours": {"rain": [0.123, 2.0]}}}
+    assert json.loads((tmp_path / "map.json").read_text()) == written
+    places = np.array([[1.23456, 0.0], [-7.0, 1e-5]], dtype=np.float32)
+    plot_noise_features({"test": (places, ["rain", "clean"])}, tmp_path / "features.png", "hello")
+    panel = {"places": [[1.235, 0.0], [-7.0, 0.0]], "labels": ["rain", "clean"]}
+    assert json.loads((tmp_path / "features.json").read_text()) == {"title": "hello", "panels": {"test": panel}}
 
 
 def test_maps_share_the_time_axis_and_the_colours(drawn):

@@ -1,6 +1,6 @@
 """Measuring how well speech and noise are told apart: on clean/noisy pairs, and on the noise head's own classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,35 +21,54 @@ SPREAD_FRAMES = 2000  # two million distances estimate a mean well enough
 class NoisyPairs:
     """
     Utterances twice: `noisy` and `clean` waveforms `(samples,)` at 16 kHz, of one length each; `texts`, and the class
-    in `noise`, "" where it is unknown.
+    in `noise`, "" where it is unknown. `clean` is None for speech that was recorded in noise, as CHiME-4's `real`.
     """
 
     noisy: list[np.ndarray]
-    clean: list[np.ndarray]
+    clean: list[np.ndarray] | None
     texts: list[str]
     noise: list[str]
+
+    def views(self) -> dict[str, list[np.ndarray]]:
+        """What there is of `clean` and `noisy`."""
+        return {"noisy": self.noisy} if self.clean is None else {"clean": self.clean, "noisy": self.noisy}
+
+    def middle(self) -> int:
+        """The row of median length."""
+        return sorted(range(len(self.noisy)), key=lambda row: len(self.noisy[row]))[len(self.noisy) // 2]
+
+    def recordings(self, row: int) -> dict[str, np.ndarray]:
+        """The noisy halves of a row's clean one by their noise: its own, and the first in each other class."""
+        found = {}
+        for other in [row, *range(len(self.clean))]:
+            if np.array_equal(self.clean[other], self.clean[row]):
+                found.setdefault(self.noise[other] or "recorded noise", self.noisy[other])
+        return found
 
 
 def read_pairs(dataset: Dataset) -> NoisyPairs:
     """
-    All rows `audio` (noisy), `clean_audio`, `text` and, where known, `noise`; a row that is mixed when read is read
-    once, so that its label belongs to its noise.
+    All rows `audio` (noisy), `text` and `clean_audio` or `noise` or both; a row that is mixed when read is read once,
+    so that its label belongs to its noise.
 
     Raises:
-        ValueError: no `clean_audio`, a pair of two lengths, or one whose clean half is the noisier one.
+        ValueError: neither `clean_audio` nor `noise`, a pair of two lengths, or one whose clean half is noisier.
     """
-    if "clean_audio" not in dataset.column_names:
+    if not {"clean_audio", "noise"} & set(dataset.column_names):
         raise ValueError(
-            f"Expected pairs with a column clean_audio, got {dataset.column_names}. Mix clean speech with noise "
-            "(mix_pairs), or give a corpus of pairs."
+            f"Expected pairs with a column clean_audio, or noisy speech with a column noise; got "
+            f"{dataset.column_names}. Mix clean speech with noise (mix_pairs), or give a corpus of pairs."
         )
     columns = dataset[:]
     columns["text"] = [str(text) for text in columns["text"]]  # numpy's strings print as np.str_('...')
-    for values in zip(*columns.values(), strict=True):
-        check_pair(dict(zip(columns, values)))
+    clean = None
+    if "clean_audio" in columns:
+        for values in zip(*columns.values(), strict=True):
+            check_pair(dict(zip(columns, values)))
+        clean = [np.asarray(waveform, dtype=np.float32) for waveform in columns["clean_audio"]]
     return NoisyPairs(
         noisy=[np.asarray(waveform, dtype=np.float32) for waveform in columns["audio"]],
-        clean=[np.asarray(waveform, dtype=np.float32) for waveform in columns["clean_audio"]],
+        clean=clean,
         texts=columns["text"],
         noise=[str(name or "") for name in columns.get("noise", [""] * len(dataset))],
     )
@@ -123,6 +142,15 @@ def relative_error_reduction(error: float, reference: float) -> float:
     return 100.0 * (reference - error) / reference
 
 
+def error_reductions(rates: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
+    """
+    RER in percent of noisy speech: `rer` and `rer/<class>` from what `word_error_rates` gave for a model and for its
+    base on the same pairs. A class on which the base makes no error is left out.
+    """
+    noisy = [name for name in rates if name != "wer/clean" and base[name] > 0]
+    return {name.replace("wer", "rer", 1): relative_error_reduction(rates[name], base[name]) for name in noisy}
+
+
 def frame_distances(states: list[Tensor], references: list[Tensor]) -> list[Tensor]:
     """
     L2 between the states of two recordings of the same speech at each frame: per utterance `(frames,)`.
@@ -188,13 +216,15 @@ def noise_accuracy(probabilities: Tensor, noise: Sequence[str], classes: Sequenc
     How often the noise head names the class that was mixed in, in percent: `noise_accuracy`, and for each class that
     occurs `noise_accuracy/<class>`. A verdict of `unknown` is wrong.
 
-    probabilities: `(utterances, classes)`; noise: the class of each utterance; classes: the head's, in its order.
+    probabilities: `(utterances, classes)`; noise: the class of each utterance; classes: the head's, in its order,
+    `unknown` last, which is no class of noise.
     Raises ValueError for no utterance, and for a label that the head has no class for.
     """
-    unknown = sorted(set(noise) - set(classes))
+    *labels, _ = classes
+    unknown = sorted(set(noise) - set(labels))
     if unknown or not noise:
         raise ValueError(
-            f"The noise head knows {', '.join(classes)}; got {', '.join(map(repr, unknown)) or 'no utterance'}. "
+            f"The noise head knows {', '.join(labels)}; got {', '.join(map(repr, unknown)) or 'no utterance'}. "
             "Measure its accuracy on classes of its training."
         )
     right = [classes[best] == label for best, label in zip(probabilities.argmax(dim=-1).tolist(), noise, strict=True)]
@@ -213,14 +243,18 @@ def word_error_rates(
     batch_size: int = 32,
     num_beams: int = 1,
 ) -> dict[str, float]:
-    """WER in percent: `wer` on all noisy speech, `wer/<class>` on that of each known class, and `wer/clean`."""
+    """
+    WER in percent: `wer` on all noisy speech, `wer/<class>` on that of each known class, and `wer/clean` where there
+    is clean speech.
+    """
     parts = (recognizer, feature_extractor, text_tokenizer)
     noisy = transcribe(*parts, pairs.noisy, batch_size, num_beams)
-    clean = transcribe(*parts, pairs.clean, batch_size, num_beams)
     rates = {"wer": WordErrorRate().compute(predictions=noisy, references=pairs.texts)["wer"]}
     for name in sorted(set(pairs.noise) - {""}):
         rows = [row for row, label in enumerate(pairs.noise) if label == name]
         predictions, references = [noisy[row] for row in rows], [pairs.texts[row] for row in rows]
         rates[f"wer/{name}"] = WordErrorRate().compute(predictions=predictions, references=references)["wer"]
-    rates["wer/clean"] = WordErrorRate().compute(predictions=clean, references=pairs.texts)["wer"]
+    if pairs.clean is not None:
+        clean = transcribe(*parts, pairs.clean, batch_size, num_beams)
+        rates["wer/clean"] = WordErrorRate().compute(predictions=clean, references=pairs.texts)["wer"]
     return rates

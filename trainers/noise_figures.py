@@ -1,5 +1,6 @@
 """Pictures of speech and noise told apart: how far noise moves frames, what the noise head sees, one recording."""
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,23 @@ from torch import Tensor
 
 from ..processing.audio_reading import SAMPLING_RATE
 from .figures import COLOURS, pale_colours, save_figure
+from .results import write_atomically
 
 WIDTH = 9.0  # inches; shown at the width of a card, letters of 8 points can still be read
 MAX_NUMBERED_TOKENS = 70  # more ids in a strip of that width could not
+DIGITS = 3  # after the point, in the files of data
 MARKERS = "sD^vPX<>ph"
 SPEECH_COLOUR, RESIDUE_COLOUR, CLEAN_COLOUR = "#444444", COLOURS[5], "#bbbbbb"
+
+
+def save_data(data: Mapping, path: str | Path):
+    """Write what a picture shows beside it, as JSON under the picture's name."""
+    write_atomically(Path(path).with_suffix(".json"), json.dumps(data, separators=(",", ":")) + "\n")
+
+
+def _rounded(values: Sequence | np.ndarray | Tensor) -> list:
+    """To three digits, which is finer than a picture; NumPy's float64, so that JSON shows no more."""
+    return np.asarray(values, dtype=np.float64).round(DIGITS).tolist()
 
 
 def plot_noise_map(
@@ -30,7 +43,7 @@ def plot_noise_map(
 ):
     """
     The paper's Fig. 3: a clean utterance `(samples,)` at 16 kHz, and below it for each model a map noise x time of how
-    far the noise moves the frames. One time axis, one colour scale.
+    far the noise moves the frames. One time axis, one colour scale. The maps are written as JSON beside the PNG.
 
     maps: by model, by noise, distances `(frames,)` in units of the mean distance of two different clean frames.
     Raises ValueError for no map, and for maps of different lengths.
@@ -57,6 +70,8 @@ def plot_noise_map(
     panels[-1].set_xlim(0.0, duration)
     figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=11)
     save_figure(figure, path)
+    rounded = {model: {name: _rounded(row) for name, row in rows.items()} for model, rows in maps.items()}
+    save_data({"title": title, "seconds_per_frame": seconds_per_frame, "maps": rounded}, path)
 
 
 def _draw_map(axes: Axes, table: np.ndarray, names: list[str], duration: float, highest: float) -> AxesImage:
@@ -83,6 +98,7 @@ def project_features(features: Tensor, seed: int = 0) -> np.ndarray:
 def plot_noise_features(panels: Mapping[str, tuple[np.ndarray, Sequence[str]]], path: str | Path, title: str):
     """
     The paper's Fig. 4: for each panel a scatter of utterances by the noise head's features, coloured by their noise.
+    Places and labels are written as JSON beside the PNG.
 
     panels: by title, places `(utterances, 2)` of `project_features` and as many labels; "clean" is drawn in grey.
     Raises ValueError for no panel, and for places and labels of different numbers.
@@ -99,6 +115,8 @@ def plot_noise_features(panels: Mapping[str, tuple[np.ndarray, Sequence[str]]], 
         axes.legend(frameon=False, fontsize=8, markerscale=1.4, **below)
     figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=11)
     save_figure(figure, path)
+    points = {name: {"places": _rounded(places), "labels": list(labels)} for name, (places, labels) in panels.items()}
+    save_data({"title": title, "panels": points}, path)
 
 
 def _draw_clusters(axes: Axes, places: np.ndarray, labels: Sequence[str]):
