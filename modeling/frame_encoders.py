@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
 
+from ..configuration.configuration_factored_asr import STACKED_FRAME_ENCODERS
+from ..configuration.configuration_kmeans_tokenizer import WAVEFORM_ENCODERS
 from .waveform_encoding import check_waveforms, encode_waveforms, waveform_frame_mask
 from .whisper_encoder import LengthAwareWhisperEncoder, subsample_mask
 
@@ -89,11 +91,11 @@ class FrameEncoder(nn.Module):
     @property
     def is_stacked(self) -> bool:
         """Whether the encoder reads one stacked frame for each state."""
-        return self.config.model_type in ("lstm_encoder", "conformer_encoder")
+        return self.config.model_type in STACKED_FRAME_ENCODERS
 
     @property
     def reads_waveforms(self) -> bool:
-        return not self.is_stacked and self.config.model_type not in ("whisper", "parakeet_encoder")
+        return self.config.model_type in WAVEFORM_ENCODERS
 
     @property
     def frames_per_state(self) -> int:

@@ -42,7 +42,8 @@ from table_runs import (
 )
 from train_disentangled_whisper import PRESETS
 
-from clearspeech.trainers.noise_evaluation import encode_latents, relative_error_reduction
+from clearspeech.trainers.metrics import relative_error_reduction
+from clearspeech.trainers.noise_evaluation import encode_latents
 from clearspeech.trainers.results import Results, Run, read_results
 
 METHOD = "disentangled_whisper"

@@ -47,7 +47,7 @@ from table_runs import (
 )
 
 from clearspeech.trainers.bootstrap import RelativeChange, WordErrors, paired_bootstrap
-from clearspeech.trainers.noise_evaluation import relative_error_reduction
+from clearspeech.trainers.metrics import relative_error_reduction
 from clearspeech.trainers.results import Results, Run, read_results, update_results, write_atomically
 
 METHOD = "factored_asr"

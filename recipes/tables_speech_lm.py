@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluate_stable_token import CONDITIONS
 from table_runs import Goal, format_goals, format_table
 
-from clearspeech.trainers.noise_evaluation import relative_error_reduction
+from clearspeech.trainers.metrics import relative_error_reduction
 from clearspeech.trainers.results import Results, Run
 from clearspeech.trainers.speech_lm_figures import (
     CLEAN,

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from test_noise_evaluation import disentangled
 
-from clearspeech.trainers.noise_evaluation import relative_error_reduction
+from clearspeech.trainers.metrics import relative_error_reduction
 
 
 @pytest.fixture

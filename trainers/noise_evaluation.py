@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from ..processing.noisy_pairs import check_pair
 from .evaluation import feature_batches, transcribe
-from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate
+from .metrics import CodebookUsage, UnitEditDistance, WordErrorRate, relative_error_reduction
 
 SPREAD_FRAMES = 2000  # two million distances estimate a mean well enough
 
@@ -129,17 +129,6 @@ def encode_latents(
         noise_probabilities=None if logits is None else logits.softmax(dim=-1),
         noise_features=features,
     )
-
-
-def relative_error_reduction(error: float, reference: float) -> float:
-    """
-    RER in percent: by how much `error` lies below `reference`, both of one unit; negative where it lies above.
-
-    Raises ValueError for a reference of zero or less.
-    """
-    if reference <= 0:
-        raise ValueError(f"An error of {reference} cannot be reduced: give a reference above zero.")
-    return 100.0 * (reference - error) / reference
 
 
 def error_reductions(rates: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
