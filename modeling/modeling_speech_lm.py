@@ -138,5 +138,23 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """
+        As Transformers' own.
+
+        Raises:
+            ValueError: the sequence has grown past the context.
+        """
+        width = input_ids.shape[1] if attention_mask is None else attention_mask.shape[1]
+        if width > self.config.max_position_embeddings:
+            raise ValueError(
+                f"The sequence has come to {width} tokens; the model's context holds "
+                f"{self.config.max_position_embeddings}. Pass shorter audio or a smaller max_new_tokens; the pipeline "
+                "cuts long audio into windows."
+            )
+        return super().prepare_inputs_for_generation(input_ids, *args, attention_mask=attention_mask, **kwargs)
+
 
 __all__ = ["SpeechLMForCausalLM"]

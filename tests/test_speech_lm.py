@@ -100,6 +100,13 @@ def test_an_utterance_has_the_same_text_alone_and_in_a_left_padded_batch(speech_
         torch.testing.assert_close(together[index, : len(alone)], alone)
 
 
+@pytest.mark.parametrize("num_units, num_beams", [(65, 1), (60, 1), (60, 2)])  # at once, or while it writes
+def test_generation_past_the_context_is_refused(speech_lm, num_units, num_beams):
+    input_ids = torch.randint(5, 50, (1, num_units))
+    with pytest.raises(ValueError, match=r"come to 65 tokens; the model's context holds 64"):
+        speech_lm.generate(input_ids=input_ids, max_new_tokens=20, min_new_tokens=20, num_beams=num_beams)
+
+
 def test_padding_on_the_left_moves_no_position(speech_lm):
     ids = torch.randint(5, 50, (1, 6))
     padded, mask = torch.nn.functional.pad(ids, (4, 0), value=0), torch.tensor([[0] * 4 + [1] * 6])
