@@ -9,11 +9,11 @@ the kept mini StableToken. Rows differ from one another in the flags of `ROWS` a
 random weights. Flags that this page does not know go to `recipes/train_speech_lm.py`. A row whose entries are in the
 results file with the same command and units is skipped; an interrupted one goes on from its last checkpoint, whatever
 stopped it. The first trainings of a source extract its units, and the others read them. Hardware: one CPU core per
-job; 31 trainings.
+job; 29 trainings.
 
 * `table1`: Loss Masking, CE, Label Smoothing CE, KL Divergence, SLD; WER clean and under StableToken's Table 13.
-* `figure2`: the weight alpha, and epsilon, temperature, normalization and positions of the divergence, over k-means;
-  fewer steps, as these are compared with one another only, and no noise.
+* `figure2`: the weight alpha, and epsilon, temperature, normalization and positions of the divergence, over k-means
+  and without noise.
 * `figure3`: cross-entropy of dev text while these models train.
 * `section4.2`: WER over the noise's SNR of both sources (StableToken's section 4.2 and Fig. 3).
 * `emotion`: transcripts and emotions by prompt in one model; accuracy over the noise's SNR.
@@ -42,6 +42,7 @@ from table_runs import (
     train_once,
 )
 from tables_speech_lm import (
+    ALPHA,
     COMPARED,
     KMEANS,
     LOSSES,
@@ -59,7 +60,6 @@ from clearspeech.trainers.speech_lm_figures import read_learning_curve
 
 SNRS_DB = (20, 15, 10, 5, 0)
 MAX_STEPS = 2000
-SWEEP_STEPS = 1000
 ALL_SEEDS = (0, 1, 2)
 
 
@@ -72,7 +72,6 @@ class UnitRow(Row):
 
     source: str = KMEANS
     task: str = "asr"
-    steps: int = MAX_STEPS
     noisy: bool = True
     curve: bool = False
 
@@ -84,13 +83,15 @@ def plan_rows() -> Iterator[UnitRow]:
             name, is_sld = f"{loss}, {source}", loss == "SLD"
             entries = [("table1", name)]
             entries += [("section4.2", source)] if is_sld else []
+            entries += [("figure2", f"alpha={ALPHA:g}")] if is_sld and source == KMEANS else []
             seeds = ALL_SEEDS if loss in COMPARED else (0,)
             yield UnitRow(name, ("--speech_loss", LOSSES[loss]), seeds, tuple(entries), source, curve=is_sld)
     for source in SOURCES:
         flags = ("--speech_loss", "sld", "--task_weights", "1", "1")
         yield UnitRow(f"emotion, {source}", flags, (0,), (("emotion", source),), source, "emotion", curve=True)
     for name, flags in SWEEP.items():
-        yield UnitRow(f"sweep, {name}", flags, (0,), (("figure2", name),), steps=SWEEP_STEPS, noisy=False)
+        if name != f"alpha={ALPHA:g}":
+            yield UnitRow(name, ("--speech_loss", "sld", *flags), (0,), (("figure2", name),), noisy=False)
 
 
 ROWS = tuple(plan_rows())
@@ -109,6 +110,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     args.dataset = args.dataset or [f"digit_strings:{args.data}/spoken_digits:2000", f"{args.data}/an4"]
     args.emotion_dataset = args.emotion_dataset or [f"{args.data}/ravdess"]
     fill_in_corpora(args)
+    if "--max_steps" not in training_flags:
+        training_flags += ["--max_steps", str(MAX_STEPS)]
     return args, training_flags
 
 
@@ -143,7 +146,7 @@ def training_command(args: argparse.Namespace, row: UnitRow, seed: int, training
     command = ["python", "recipes/train_speech_lm.py", "--preset", "mini", "--units", units_folder(args, row.source)]
     command += ["--dataset", *args.dataset, "--seed", str(seed)]
     command += ["--emotion_dataset", *args.emotion_dataset] if row.task == "emotion" else []
-    return command + [*row.flags, "--max_steps", str(row.steps), *training_flags]
+    return command + list(row.flags) + training_flags
 
 
 def plan_jobs(args: argparse.Namespace, training_flags: list[str]) -> list[Job]:

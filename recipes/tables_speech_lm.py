@@ -27,18 +27,17 @@ LOSSES = {
     "SLD": "sld",
 }
 COMPARED = ("Loss Masking", "SLD")  # with three seeds
+ALPHA = 0.008
 # Temperature divides already normalized labels and its square multiplies the term: 100 times alpha keeps its size at
 # 0.1. Divided by units instead of utterances, of which one has some 100 units, it takes 100 times alpha, too.
-SLD = ("--speech_loss", "sld")
 SWEEP = {
-    "Loss Masking": ("--speech_loss", "none"),
-    **{f"alpha={alpha:g}": (*SLD, "--distillation_weight", f"{alpha:g}") for alpha in (0.0008, 0.008, 0.08, 0.8)},
-    "epsilon=0.5": (*SLD, "--smoothing", "0.5"),
-    "T=0.1": (*SLD, "--temperature", "0.1"),
-    "T=0.1, alpha=0.8": (*SLD, "--temperature", "0.1", "--distillation_weight", "0.8"),
-    "mean over units": (*SLD, "--kl_reduction", "token"),
-    "mean over units, alpha=0.8": (*SLD, "--kl_reduction", "token", "--distillation_weight", "0.8"),
-    "text positions, too": (*SLD, "--kl_positions", "reference"),
+    **{f"alpha={alpha:g}": ("--distillation_weight", f"{alpha:g}") for alpha in (0.0008, ALPHA, 0.08, 0.8)},
+    "epsilon=0.5": ("--smoothing", "0.5"),
+    "T=0.1": ("--temperature", "0.1"),
+    "T=0.1, alpha=0.8": ("--temperature", "0.1", "--distillation_weight", "0.8"),
+    "mean over units": ("--kl_reduction", "token"),
+    "mean over units, alpha=0.8": ("--kl_reduction", "token", "--distillation_weight", "0.8"),
+    "text positions, too": ("--kl_positions", "reference"),
 }
 SNR_KINDS = ("gaussian", "pink", "brown", "real")
 
@@ -102,12 +101,10 @@ def with_comparison(results: Results) -> Results:
         noisy = [metrics[name] for name in (f"wer/{condition}" for condition in CONDITIONS) if name in metrics]
         if noisy:
             metrics["wer_noisy"] = sum(noisy) / len(noisy)
-        masking = {
-            "table1": f"Loss Masking, {run.row.rpartition(', ')[2]}",
-            "figure2": "Loss Masking",
-        }.get(run.table)
-        reference = masking and results.seeds_mean("wer", table=run.table, row=masking, corpus=run.corpus)
-        if reference and run.row != masking and "wer" in metrics:
+        source = run.row.rpartition(", ")[2] if run.table == "table1" else KMEANS
+        masking = f"Loss Masking, {source}"
+        reference = results.seeds_mean("wer", table="table1", row=masking, corpus=run.corpus)
+        if reference and run.table in ("table1", "figure2") and run.row != masking and "wer" in metrics:
             metrics["rer"] = relative_error_reduction(metrics["wer"], reference)
         return replace(run, metrics=metrics)
 
@@ -211,7 +208,7 @@ def alpha_curves(results: Results, corpora: list[str]) -> tuple[dict[str, dict[f
         rows = {name: name.removeprefix("alpha=") for name in SWEEP if name.startswith("alpha=")}
         means = {float(alpha): results.seeds_mean(table="figure2", row=name, **wanted) for name, alpha in rows.items()}
         points = {alpha: mean for alpha, mean in means.items() if mean is not None}
-        reference = results.seeds_mean(table="figure2", row="Loss Masking", **wanted)
+        reference = results.seeds_mean(table="table1", row=f"Loss Masking, {KMEANS}", **wanted)
         curves |= {corpus: points} if points else {}
         masking |= {} if reference is None else {corpus: reference}
     return curves, masking
