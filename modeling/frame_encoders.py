@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from ..configuration.configuration_factored_asr import STACKED_FRAME_ENCODERS
 from ..configuration.configuration_kmeans_tokenizer import WAVEFORM_ENCODERS
@@ -74,11 +75,16 @@ class FrameEncoder(nn.Module):
 
     Args:
         config: of the encoder.
+
+    Attributes:
+        draws_spans: whether an encoder of waveforms masks spans of frames in training (its SpecAugment), as its
+            configuration says.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.config = config
+        self.draws_spans = True
         if config.model_type == "lstm_encoder":
             self.encoder = LSTMEncoder(config)
         elif config.model_type == "conformer_encoder":
@@ -136,6 +142,7 @@ class FrameEncoder(nn.Module):
                 lambda samples, samples_mask, rows: self._encode(samples, samples_mask, rows, masked_frames),
             )
             return states, mask[:, : states.shape[1]]
+        inputs = inputs.to(next(self.parameters()).dtype)
         if masked_frames is not None:
             inputs = self._without_frames(inputs, masked_frames)
         if self.is_stacked:
@@ -143,12 +150,29 @@ class FrameEncoder(nn.Module):
         return self.encoder(inputs, attention_mask).last_hidden_state, mask
 
     def _encode(self, samples: Tensor, mask: Tensor | None, rows: slice, masked_frames: Tensor | None) -> Tensor:
-        """States of samples; `rows` of `masked_frames` are theirs."""
+        """States of samples; `rows` of `masked_frames` are theirs, beside the spans that the encoder draws itself."""
         masking: dict[str, Any] = {}
-        if masked_frames is not None:
-            num_frames = int(self.encoder._get_feat_extract_output_lengths(torch.tensor(samples.shape[1])))
-            masking["mask_time_indices"] = masked_frames[rows, :num_frames]
+        if masked_frames is not None or self.training:
+            frame_mask = waveform_frame_mask(self.encoder, torch.ones_like(samples) if mask is None else mask)
+            hidden = self.draw_spans(frame_mask)
+            if masked_frames is not None:
+                hidden = hidden | masked_frames[rows, : hidden.shape[1]]
+            masking["mask_time_indices"] = hidden
         return self.encoder(samples, mask, **masking).last_hidden_state
+
+    def draw_spans(self, frame_mask: Tensor) -> Tensor:
+        """`(batch, frames)`, True in the spans that the configuration of an encoder of waveforms asks for."""
+        config = self.config
+        if not (self.training and self.draws_spans and config.mask_time_prob > 0):
+            return torch.zeros_like(frame_mask)
+        spans = _compute_mask_indices(  # Transformers' encoder draws none where it is given others
+            tuple(frame_mask.shape),
+            mask_prob=config.mask_time_prob,
+            mask_length=config.mask_time_length,
+            attention_mask=frame_mask,
+            min_masks=config.mask_time_min_masks,
+        )
+        return torch.from_numpy(spans).to(frame_mask.device)
 
     def _convolve(self, samples: Tensor, mask: Tensor | None, rows: slice) -> Tensor:
         """What the layers above the convolutions read, `(batch, states, channels)`."""
@@ -159,7 +183,7 @@ class FrameEncoder(nn.Module):
         return features.transpose(1, 2) if self.config.model_type == "whisper" else features
 
     def _without_frames(self, inputs: Tensor, masked_frames: Tensor) -> Tensor:
-        """Features with 0, their mean, in the masked states' input frames."""
+        """Features with 0, the mean of normalized ones, in the masked states' input frames."""
         frames = self.frames_first(inputs)
         masked = masked_frames.repeat_interleave(self.frames_per_state, dim=1)[:, : frames.shape[1], None]
         return self.frames_first(frames.masked_fill(masked, 0.0))
@@ -181,6 +205,10 @@ class FrameEncoder(nn.Module):
         if self.reads_waveforms:
             return waveform_frame_mask(self.encoder, attention_mask)
         return subsample_mask(attention_mask.bool(), self.frames_per_state)
+
+    def count_states(self, attention_mask: Tensor) -> Tensor:
+        """How many states utterances get `(batch,)`, from a mask of the inputs `(batch, frames or samples)`."""
+        return self.state_mask(attention_mask).sum(dim=1)
 
     def check(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The inputs' mask, all real when None. Raises ValueError for shapes that the encoder cannot read."""

@@ -6,13 +6,13 @@ from torch import Tensor
 
 class _ReverseGradient(torch.autograd.Function):
     @staticmethod
-    def forward(context, values: Tensor, weight: float) -> Tensor:
-        context.weight = weight
+    def forward(ctx, values: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
         return values.view_as(values)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
-        return -context.weight * gradient, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.weight * gradient, None
 
 
 def reverse_gradient(values: Tensor, weight: float = 1.0) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, GenerationConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.loss.loss_rnnt import rnnt_loss
 from transformers.models.parakeet.generation_parakeet import ParakeetRNNTGenerationMixin
 from transformers.models.parakeet.modeling_parakeet import (
     ParakeetEncoderAttention,
@@ -130,17 +131,19 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         A new model on a pretrained encoder.
 
         Args:
-            encoder: folder or Hub id of a Whisper, Parakeet encoder, wav2vec 2.0, HuBERT or WavLM.
+            encoder: folder or Hub id of a Whisper, Parakeet (whole or its encoder), wav2vec 2.0, HuBERT or WavLM.
             fields: of `FactoredASRConfig`.
 
         Raises:
             StrictDataclassClassValidationError (of huggingface_hub): another kind of model.
         """
         encoder_config = AutoConfig.from_pretrained(encoder)
+        encoder_config = getattr(encoder_config, "encoder_config", encoder_config)  # of a whole Parakeet
         encoder_config.name_or_path = ""  # which would be a folder of this machine
         model = cls(FactoredASRConfig(encoder_config=encoder_config, **fields))
         source = AutoModel.from_pretrained(encoder, dtype=torch.float32)
-        source = source.encoder if encoder_config.model_type == "whisper" else source
+        if type(source) is not type(model.frame_encoder.encoder):
+            source = getattr(source, "encoder", source)
         model.frame_encoder.encoder.load_state_dict(source.state_dict())
         return model
 
@@ -216,6 +219,7 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         masked_frames: Tensor | None = None,
         frames: Tensor | None = None,
         reversal_weight: float | None = None,
+        return_loss: bool = True,
         decoder_input_ids: Tensor | None = None,
         decoder_cache: Any = None,
         encoder_outputs: ParakeetEncoderModelOutput | None = None,
@@ -227,9 +231,11 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             labels: `(batch, tokens)`, -100 on padding. The decoder reads blank and then these.
             frames: `(batch, states, frame_size)`, the input frames before any masking; those of the inputs when None.
             reversal_weight: run the reconstructors of eq. 1, and reverse their gradients with this weight.
+            return_loss: the transducer's, where there are labels: in nats per label of this batch. All of eq. 3 is
+                `FactoredASRTrainer`'s.
             decoder_input_ids, decoder_cache, encoder_outputs: of one step of greedy search.
 
-        Returns logits `(batch, frames, tokens + 1, vocabulary)`; there is no loss here, see `FactoredASRTrainer`.
+        Returns logits `(batch, frames, tokens + 1, vocabulary)` and the loss.
 
         Raises:
             ValueError: what `factors` raises, and reconstructions of a model without factors.
@@ -244,6 +250,9 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             previous = nn.functional.pad(labels, (1, 0), value=self.config.blank_token_id)
             decoded = self.decoder(previous.masked_fill(previous == -100, self.config.pad_token_id))
             output.logits = self.joint(decoded[:, None], self.encoder_projector(speech.content)[:, :, None])
+            if return_loss:
+                counts = speech.attention_mask.sum(dim=1), labels.ne(-100).sum(dim=1)
+                output.loss = rnnt_loss(output.logits, labels.clamp_min(0), *counts, self.config.blank_token_id)
         if reversal_weight is not None:
             inputs = self.given_inputs(input_features, input_values)
             output.frames = self.frame_encoder.input_frames(inputs, attention_mask) if frames is None else frames
@@ -272,10 +281,24 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         Args:
             num_beams: 1 for greedy search, Transformers' own; else the width of torchaudio's beam search.
             kwargs: further options of `GenerationMixin.generate`, for greedy search.
+
+        Raises:
+            ValueError: options that beam search does not have, more beams than the vocabulary has tokens, or
+                `return_dict_in_generate`: there is nothing but ids to return.
         """
         inputs = self.given_inputs(input_features, input_values)
-        num_beams = self.generation_config.num_beams if num_beams is None else num_beams
+        generation_config = kwargs.get("generation_config") or self.generation_config
+        num_beams = generation_config.num_beams if num_beams is None else num_beams
+        if kwargs.pop("return_dict_in_generate", False):
+            raise ValueError("return_dict_in_generate is True, but a transducer's search returns ids alone.")
         if (num_beams or 1) > 1:
+            foreign = kwargs.keys() - {"generation_config"}
+            if foreign:
+                raise ValueError(f"Beam search of a transducer has no {', '.join(sorted(foreign))}: leave it out.")
+            if num_beams >= self.config.vocab_size:
+                raise ValueError(
+                    f"num_beams must be below the vocabulary's {self.config.vocab_size}; got {num_beams}."
+                )
             rows = self._search_beams(inputs, attention_mask, num_beams)
         else:
             rows = self._search_greedily(inputs, attention_mask, kwargs)

@@ -22,6 +22,7 @@ FR, BG-C and MLM, the columns of Table 1, are `--factorize False --mi_weight 0`,
 
 from dataclasses import dataclass, field
 
+import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoFeatureExtractor, HfArgumentParser, set_seed
 
@@ -30,6 +31,7 @@ from clearspeech.configuration.configuration_factored_asr import (
     FactoredASRConfig,
     LSTMEncoderConfig,
 )
+from clearspeech.modeling.frame_encoders import FrameEncoder
 from clearspeech.modeling.modeling_factored_asr import FactoredASRForRNNT
 from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_factored_asr import FactoredASRFeatureExtractor
@@ -37,6 +39,7 @@ from clearspeech.processing.feature_extraction_stable_token import StableTokenFe
 from clearspeech.processing.feature_text_collator import FeatureTextCollator
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.processing.subword_tokenizer import train_subword_tokenizer
+from clearspeech.processing.text_encoding import encode_known, normalize_transcript
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainer, FactoredASRTrainingArguments
 
@@ -45,6 +48,7 @@ PRESETS = {
         num_train_epochs=65,  # "for 65 epochs"
         per_device_train_batch_size=16,
         gradient_accumulation_steps=16,
+        dataloader_num_workers=8,  # features of 256 utterances a step on each process
         lr_scheduler_type="constant",
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -108,6 +112,12 @@ class RecipeArguments:
     )
     factor_dim: int | None = field(
         default=None, metadata={"help": "F, and the width of all networks of factors; the paper's 512 when not given."}
+    )
+    dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Of the factor networks and of conformer and lstm; 0.1, the paper names none, when not given."
+        },
     )
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     max_validation_rows: int | None = field(
@@ -174,6 +184,16 @@ def build_processor(
         return FactoredASRProcessor.from_pretrained(args.output_dir)
 
 
+def check_transcripts(processor: FactoredASRProcessor, speech: dict[str, Dataset]) -> None:
+    """Raise ValueError, before the first step, for a transcript that training or validation would stop at."""
+    for split, rows in speech.items():
+        for number, text in enumerate(rows.select_columns("text")["text"]):
+            try:
+                encode_known(processor.tokenizer, normalize_transcript(text))
+            except ValueError as error:
+                raise ValueError(f"{split}, row {number}: {error}") from error
+
+
 def build_model(recipe: RecipeArguments, processor: FactoredASRProcessor) -> FactoredASRForRNNT:
     """A model of the asked sizes, on a pretrained or a new encoder."""
     num_pieces = len(processor.tokenizer)
@@ -183,16 +203,30 @@ def build_model(recipe: RecipeArguments, processor: FactoredASRProcessor) -> Fac
         factor_dim=recipe.factor_dim,
         factor_hidden_size=recipe.factor_dim,
         factorize=recipe.factorize,
+        dropout=recipe.dropout,
         vocab_size=num_pieces + 1,
         blank_token_id=num_pieces,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     if recipe.encoder not in OWN_ENCODERS:
         return FactoredASRForRNNT.from_encoder(recipe.encoder, **fields)
-    sizes = given(hidden_size=recipe.encoder_hidden_size, num_hidden_layers=recipe.num_encoder_layers)
-    if recipe.encoder == "conformer" and recipe.encoder_hidden_size is not None:
-        sizes["intermediate_size"] = 4 * recipe.encoder_hidden_size  # as Gulati et al.
-    return FactoredASRForRNNT(FactoredASRConfig(encoder_config=OWN_ENCODERS[recipe.encoder](**sizes), **fields))
+    shape = given(
+        hidden_size=recipe.encoder_hidden_size, num_hidden_layers=recipe.num_encoder_layers, dropout=recipe.dropout
+    )
+    if recipe.encoder == "conformer":
+        shape |= given(activation_dropout=recipe.dropout, attention_dropout=recipe.dropout)
+        if recipe.encoder_hidden_size is not None:
+            shape["intermediate_size"] = 4 * recipe.encoder_hidden_size  # as Gulati et al.
+    return FactoredASRForRNNT(FactoredASRConfig(encoder_config=OWN_ENCODERS[recipe.encoder](**shape), **fields))
+
+
+def build_collator(processor: FactoredASRProcessor, model: FactoredASRForRNNT) -> FeatureTextCollator:
+    """With what counts the encoder's frames, on its own, as workers of the data loader get a copy of it."""
+    with torch.device("meta"):  # without weights
+        counter = FrameEncoder(model.config.encoder_config)
+    return FeatureTextCollator(
+        processor.feature_extractor, processor.tokenizer, model.config.max_symbols_per_step, counter.count_states
+    )
 
 
 def given(**fields) -> dict:
@@ -207,19 +241,15 @@ def main(arguments: list[str] | None = None):
 
     speech = {split: load_speech(recipe, split) for split in ("train", "validation")}
     processor = build_processor(recipe, args, speech["train"], is_resumed=checkpoint is not None)
+    check_transcripts(processor, speech)
     model = build_model(recipe, processor)
-    collator = FeatureTextCollator(
-        processor.feature_extractor,
-        processor.tokenizer,
-        max_labels_per_frame=model.config.max_symbols_per_step,
-        count_frames=lambda attention_mask: model.state_mask(attention_mask).sum(dim=1),
-    )
     trainer = FactoredASRTrainer(
         model=model,
         args=args,
         train_dataset=speech["train"],
         eval_dataset=speech["validation"],
-        data_collator=collator,
+        data_collator=build_collator(processor, model),
+        processing_class=processor,  # into every checkpoint
         feature_extractor=processor.feature_extractor,
     )
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -12,7 +12,12 @@ from peft import PeftModel
 from tiny_training import build_trainer, read_run, relative_difference, run_apart, save_text_model
 from transformers import AutoModelForCausalLM
 
-from clearspeech import SpeechLMForCausalLM, StableTokenForConditionalGeneration, StableTokenModel
+from clearspeech import (
+    FactoredASRForRNNT,
+    SpeechLMForCausalLM,
+    StableTokenForConditionalGeneration,
+    StableTokenModel,
+)
 
 ROOT = Path(__file__).parent.parent
 METHODS = ["stable_token", "whisper_ctc", "disentangled_whisper", "speech_lm", "factored_asr"]
@@ -184,6 +189,18 @@ def test_deepspeed_zero2_trains_saves_and_reloads(tmp_path, one_batch):
         expected = kind.from_pretrained(expected_folder).state_dict()
         assert relative_difference(model.state_dict(), expected) < TOLERANCE
     assert model.encode(torch.randn(1, 16, 80)).audio_codes.shape == (1, 20)
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_deepspeed_zero2_trains_every_term_of_factored_asr(tmp_path, one_batch):
+    """Reversed gradients, negatives from the other process, and reconstructors."""
+    assert launch(CONFIGURATIONS / "zero2.yaml", "factored_asr", tmp_path) == 0
+    for line, expected in zip(read_run(tmp_path)[1], read_run(one_batch("factored_asr"))[1], strict=True):
+        for name in ("loss", "transducer", "mi", "contrast"):
+            assert line[name] == pytest.approx(expected[name], rel=TOLERANCE), name
+    _, report = FactoredASRForRNNT.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys"))
 
 
 @pytest.fixture

@@ -3,7 +3,17 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from transformers import HubertConfig, ParakeetEncoderConfig, Wav2Vec2Config, WavLMConfig, WhisperConfig, WhisperModel
+from transformers import (
+    GenerationConfig,
+    HubertConfig,
+    ParakeetCTCConfig,
+    ParakeetEncoderConfig,
+    ParakeetForCTC,
+    Wav2Vec2Config,
+    WavLMConfig,
+    WhisperConfig,
+    WhisperModel,
+)
 
 from clearspeech.configuration.configuration_factored_asr import FactoredASRConfig
 from clearspeech.modeling.factor_networks import FactorNetwork
@@ -172,6 +182,62 @@ def test_a_masked_frame_changes_the_states(encoder):
     assert not torch.allclose(model.factors(**inputs, masked_frames=masked).content[0, 0], plain[0, 0])
 
 
+def test_masked_frames_come_on_top_of_the_spans_that_an_encoder_of_waveforms_draws():
+    model = build("wav2vec2")
+    inputs = make_inputs(model, lengths=(400, 300))
+    mask = model.state_mask(inputs["attention_mask"])
+    model.frame_encoder.config.mask_time_prob = 0.3
+    assert not model.frame_encoder.draw_spans(mask).any()
+    model.frame_encoder.train()
+    hidden = model.frame_encoder.draw_spans(mask)
+    assert hidden.any() and not (hidden & ~mask).any()
+    given = []
+    encoder = model.frame_encoder.encoder
+    encoder.register_forward_pre_hook(
+        lambda module, args, options: given.append(options["mask_time_indices"]), with_kwargs=True
+    )
+    masked = torch.zeros_like(mask)
+    masked[:, 3] = True
+    model.factors(**inputs, masked_frames=masked)
+    model.frame_encoder.draws_spans = False
+    model.factors(**inputs, masked_frames=masked)
+    model.factors(**inputs)
+    assert given[0][:, 3].all() and given[0].sum() > masked.sum()
+    assert torch.equal(given[1], masked) and not given[2].any()
+
+
+def test_the_loss_of_labels_is_the_transducers_per_label():
+    from clearspeech.trainers.losses import transducer_loss
+
+    model = build()
+    inputs, labels = make_inputs(model), torch.tensor([[1, 2], [3, -100], [4, 5]])
+    output = model(**inputs, labels=labels)
+    mask = output.speech.attention_mask
+    torch.testing.assert_close(output.loss, transducer_loss(output.logits, labels, mask, model.config.blank_token_id))
+    assert model(**inputs, labels=labels, return_loss=False).loss is None
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_model_in_half_precision_transcribes(encoder):
+    model = build(encoder)
+    inputs = make_inputs(model)
+    assert model.to(torch.bfloat16).generate(**inputs).shape[0] == len(LENGTHS)
+
+
+def test_options_of_a_search_that_it_does_not_have_are_refused():
+    model = build()
+    inputs = make_inputs(model)
+    beams = GenerationConfig(num_beams=3)
+    assert torch.equal(model.generate(**inputs, generation_config=beams), model.generate(**inputs, num_beams=3))
+    for options, message in (
+        (dict(num_beams=3, temperature=2.0), "has no temperature"),
+        (dict(num_beams=11), "below the vocabulary's 11; got 11"),
+        (dict(return_dict_in_generate=True), "returns ids alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(**inputs, **options)
+
+
 def test_reversal_passes_values_on_and_turns_gradients_with_its_weight():
     values = torch.randn(3, requires_grad=True)
     reversed_values = reverse_gradient(values, 0.25)
@@ -239,6 +305,15 @@ def test_a_pretrained_encoder_keeps_its_weights(tmp_path):
     for name, value in source.encoder.state_dict().items():
         torch.testing.assert_close(model.frame_encoder.encoder.state_dict()[name], value)
     assert str(tmp_path) not in str(model.config.to_dict())
+
+
+def test_a_whole_parakeet_lends_its_encoder(tmp_path):
+    config = ParakeetCTCConfig(vocab_size=10, pad_token_id=0, encoder_config=ENCODERS["parakeet"].to_dict())
+    source = ParakeetForCTC(config)
+    source.save_pretrained(tmp_path)
+    ours = FactoredASRForRNNT.from_encoder(str(tmp_path), **SIZES).frame_encoder.encoder.state_dict()
+    for name, value in source.encoder.state_dict().items():
+        torch.testing.assert_close(ours[name], value)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The recipe that trains FactoredASR, from a folder of speech to a folder that transcribes."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,34 @@ def test_the_folder_that_it_leaves_transcribes(recipe, tiny_encoder, tmp_path):
     assert isinstance(transcribe(make_tone(0.5))["text"], str)
     with pytest.raises(FileExistsError, match="pass --resume"):
         recipe.main(tiny_encoder)
+
+
+def test_a_checkpoint_transcribes_and_its_collator_goes_to_any_worker(recipe, tiny_encoder, tmp_path):
+    recipe.main(tiny_encoder)
+    folder = tmp_path / "trained" / "checkpoint-2"
+    transcribe = pipeline("automatic-speech-recognition", model=str(folder), device="cpu")
+    assert isinstance(transcribe(make_tone(0.5))["text"], str)
+    processor = FactoredASRProcessor.from_pretrained(folder)
+    collator = recipe.build_collator(processor, AutoModelForRNNT.from_pretrained(folder))
+    copy = pickle.loads(pickle.dumps(collator))
+    rows = [{"audio": make_tone(0.5), "text": "one two"}]
+    torch.testing.assert_close(copy(rows)["labels"], collator(rows)["labels"])
+    with pytest.raises(ValueError, match="more than 10 for each of its 16 frames"):
+        copy([{"audio": make_tone(0.5), "text": "one two " * 100}])
+
+
+def test_a_transcript_that_validation_would_stop_at_is_named_before_training(recipe, tiny_encoder, speech_folder):
+    rows = Path(speech_folder, "validation", "metadata.csv")
+    rows.write_text(rows.read_text().replace("two three", "two é"))
+    with pytest.raises(ValueError, match=r"validation, row 1: .* outside the tokenizer's vocabulary"):
+        recipe.main(tiny_encoder)
+
+
+def test_dropout_is_that_of_all_networks_from_scratch(recipe, flags, tmp_path):
+    recipe.main([*flags, "--encoder", "conformer", "--encoder_hidden_size", "16", "--dropout", "0.25"])
+    config = AutoModelForRNNT.from_pretrained(tmp_path / "trained").config
+    encoder = config.encoder_config
+    assert {config.dropout, encoder.dropout, encoder.activation_dropout, encoder.attention_dropout} == {0.25}
 
 
 def test_a_resumed_run_keeps_its_subwords_and_statistics(recipe, tiny_encoder, tmp_path, monkeypatch):

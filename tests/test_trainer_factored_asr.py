@@ -11,6 +11,8 @@ from clearspeech.trainers.losses import background_contrast_loss, transducer_los
 
 METHOD = "factored_asr"
 PLAIN = dict(spec_augment=False, mask_probability=0.0)
+WAVEFORMS = dict(model_type="wav2vec2", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+WAVEFORMS |= dict(intermediate_size=32, conv_dim=[8] * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
 
 
 def first_batch(trainer):
@@ -71,6 +73,22 @@ def test_transducer_loss_has_the_public_test_vectors_values():
     assert float(loss.detach()) == pytest.approx(5.09566688538, abs=1e-5)
     expected = torch.tensor([0.17703132, -0.39992708, 0.17703132])
     torch.testing.assert_close(logits.grad[0, 0, 0, :3], expected, atol=1e-6, rtol=0)
+
+
+def test_transducer_loss_has_the_values_of_two_utterances_with_blank_first():
+    """The other public vector, warp-transducer's."""
+    values = (
+        "0.065357 0.787530 0.081592 0.529716 0.750675 0.754135 0.609764 0.868140 0.622532 0.668522 0.858039 0.164539 "
+        "0.989780 0.944298 0.603168 0.946783 0.666203 0.286882 0.094184 0.366674 0.736168 0.166680 0.714154 0.399400 "
+        "0.535982 0.291821 0.612642 0.324241 0.800764 0.524106 0.779195 0.183314 0.113745 0.240222 0.339470 0.134160 "
+        "0.505562 0.051597 0.640290 0.430733 0.829473 0.177467 0.320700 0.042883 0.302803 0.675178 0.569537 0.558474 "
+        "0.083132 0.060165 0.107958 0.748615 0.943918 0.486356 0.418199 0.652408 0.024243 0.134582 0.366342 0.295830 "
+        "0.923670 0.689929 0.741898 0.250005 0.603430 0.987289 0.592606 0.884672 0.543450 0.660770 0.377128 0.358021"
+    )
+    logits, mask = torch.tensor([float(each) for each in values.split()]).view(2, 4, 3, 3), torch.ones(2, 4).bool()
+    for row, (labels, cost) in enumerate((([1, 2], 4.2806528590890736), ([1, 1], 3.9384369822503591))):
+        loss = transducer_loss(logits[row : row + 1], torch.tensor([labels]), mask[row : row + 1], 0, num_labels=1)
+        assert float(loss) == pytest.approx(cost, abs=1e-5)
 
 
 # --- the background contrast ---
@@ -241,6 +259,13 @@ def test_recognition_improves_and_every_term_is_logged(tmp_path):
     assert lines[-1]["transducer"] < 0.7 * lines[0]["transducer"]
 
 
+def test_factors_that_run_from_each_other_stay_bounded(tmp_path):
+    """Eq. 1 has no bound: were the targets to run away, too, or to stand still, errors would be in the hundreds."""
+    trainer = build_trainer(METHOD, tmp_path, max_steps=120, learning_rate=1e-2, logging_steps=120, mi_weight=1.0)
+    trainer.train()
+    assert trainer.state.log_history[0]["mi"] < 10
+
+
 @pytest.mark.parametrize(
     "encoder",
     [
@@ -283,6 +308,11 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(killed_after
         ({"mask_probability": 1.0}, "mask_probability must be at least 0 and below 1"),
         ({"num_negatives": 0}, "num_negatives must be at least 1"),
         ({"config_fields": {"factorize": False}}, "the model has no factors"),
+        ({"config_fields": {"encoder_config": WAVEFORMS | {"apply_spec_augment": False}}}, "nothing to put in place"),
+        (
+            {"config_fields": {"encoder_config": WAVEFORMS | {"mask_feature_prob": 0.1}}, "spec_augment": False},
+            "masks features itself",
+        ),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(fields, message, tmp_path):

@@ -29,15 +29,16 @@ class FactoredASRTrainingArguments(TrainingArguments):
     contrast_weight: float = field(default=0.3, metadata={"help": '"lambda_contrast = 0.3"'})
     mask_probability: float = field(default=0.15, metadata={"help": '"a masking ratio of 0.15"'})
     spec_augment: bool = field(
-        default=True, metadata={"help": '"augmented using SpecAugment"; encoders of samples have their own.'}
+        default=True, metadata={"help": '"augmented using SpecAugment"; encoders of samples draw their own masks.'}
     )
     reversal_weight: float = field(default=1.0, metadata={"help": "Of the reversed gradients; open in the paper."})
     reversal_ramp_steps: int = field(default=0, metadata={"help": "Let it grow from 0 over so many steps."})
     target_grad: str = field(
-        default="reverse",
+        default="pass",
         metadata={
-            "help": "Gradients into the factors that are reconstructed: reversed as in DiCyR, passed on as eq. 1 is "
-            "printed, or detached.",
+            "help": "Gradients into the factors that are reconstructed: passed on as eq. 1 is printed, detached, or "
+            "reversed as in DiCyR. Its distance is bounded, eq. 1's is not: the less of them is passed on, the sooner "
+            "factors grow without end.",
             "choices": list(TARGET_GRADIENTS),
         },
     )
@@ -61,7 +62,8 @@ class FactoredASRTrainer(SpeechTrainer):
 
     Raises:
         ValueError: an unknown `target_grad`, a probability outside 0..1, fewer than one negative, `mi_weight` for a
-            model without factors, or masking for an encoder of waveforms that was made without.
+            model without factors, masking for an encoder of waveforms that was made without, features masked by such
+            an encoder without `spec_augment`, or stacked frames to mask without their feature extractor.
     """
 
     def __init__(self, *args, **kwargs):
@@ -81,15 +83,22 @@ class FactoredASRTrainer(SpeechTrainer):
                 "set a weight of 0."
             )
         encoder = config.encoder_config
-        if (
-            arguments.mask_probability
-            and config.reads_waveforms
-            and not encoder.mask_time_prob + encoder.mask_feature_prob
-        ):
-            raise ValueError(
-                f"mask_probability is {arguments.mask_probability}, but this {encoder.model_type} has nothing to put "
-                "in place of a frame: set mask_time_prob in its configuration, or a probability of 0."
-            )
+        if config.reads_waveforms:
+            masks = encoder.apply_spec_augment and encoder.mask_time_prob + encoder.mask_feature_prob
+            if arguments.mask_probability and not masks:
+                raise ValueError(
+                    f"mask_probability is {arguments.mask_probability}, but this {encoder.model_type} has nothing to "
+                    "put in place of a frame: set apply_spec_augment and mask_time_prob in its configuration, or a "
+                    "probability of 0."
+                )
+            if not arguments.spec_augment and encoder.apply_spec_augment and encoder.mask_feature_prob:
+                raise ValueError(
+                    f"spec_augment is off, but this {encoder.model_type} masks features itself (mask_feature_prob "
+                    f"{encoder.mask_feature_prob}): set that to 0 in its configuration."
+                )
+            self.model.frame_encoder.draws_spans = arguments.spec_augment
+        elif self.model.frame_encoder.is_stacked and arguments.spec_augment and self.feature_extractor is None:
+            raise ValueError("SpecAugment on stacked frames needs their feature_extractor; got None.")
         if config.factorize and not arguments.mi_weight:
             self.model.reconstruction.requires_grad_(False)
             if not arguments.contrast_weight:
@@ -124,6 +133,7 @@ class FactoredASRTrainer(SpeechTrainer):
             labels=inputs["labels"],
             masked_frames=masked_frames,
             frames=frames,
+            return_loss=False,  # its mean would be over this micro-batch alone
             reversal_weight=self.current_reversal_weight if args.mi_weight else None,
         )
         speech = outputs.speech
@@ -162,7 +172,7 @@ class FactoredASRTrainer(SpeechTrainer):
         """L_contrast, eq. 2, of the contexts; of the encoder's states where there are no factors."""
         args, lengths = self.args, speech.attention_mask.sum(dim=1)
         context = speech.last_hidden_state if speech.context is None else speech.context
-        draws = self.draw_frames(seeds + 1, speech.attention_mask)  # others than those that mask frames
+        draws = self.draw_frames(seeds + 1, speech.attention_mask)  # others than those that mask
         num_processes = self.args.world_size if self.model.training else 1  # validation batches differ in size
         num_others = len(seeds) * num_processes - 1
         generator = torch.Generator().manual_seed(self.step_seed())
@@ -197,7 +207,8 @@ class FactoredASRTrainer(SpeechTrainer):
             given = encoder.frames_first(given)
         masked_frames = None
         if self.args.mask_probability:
-            masked_frames = self.draw_frames(seeds, encoder.state_mask(attention_mask)) < self.args.mask_probability
+            masked_frames = self.draw_frames(seeds + 2, encoder.state_mask(attention_mask))
+            masked_frames = masked_frames < self.args.mask_probability
         return given, masked_frames, frames
 
     def draw_frames(self, seeds: Tensor, mask: Tensor) -> Tensor:
