@@ -10,6 +10,7 @@ from reproduce_factored_asr import (
     DIFFERENCE,
     ENCODERS,
     FULL,
+    LOUDEST,
     MIXING_RATES,
     PAPER_TABLE1,
     PAPER_TABLE3,
@@ -23,6 +24,7 @@ from reproduce_factored_asr import (
     row_name,
     with_comparison,
 )
+from table_runs import CLEAN
 from train_factored_asr import MINI_ENCODERS, PRESETS, RecipeArguments
 
 from clearspeech.trainers.results import Results
@@ -76,17 +78,32 @@ def table(results: Results, name: str) -> str:
 
 
 def comparisons(results: Results) -> str:
-    """The full model against the baseline: relative change of the WER, its interval, and what that leaves open."""
+    """The full model against the baseline, and how its gain grows: intervals, and what they leave open."""
+    changes = comparison_table(results, "bootstrap", "change in %", ("better", "**worse**"))
+    growths = comparison_table(
+        results,
+        "bootstrap_growth",
+        f"gain at alpha {LOUDEST} minus that at alpha {CLEAN}, in points",
+        ("**falls**", "grows"),
+    )
+    return "\n".join(filter(None, (changes, growths))) or NOTHING
+
+
+def comparison_table(results: Results, table: str, title: str, verdicts: tuple[str, str]) -> str:
+    """One table of intervals, "" without a run; verdicts: on an interval below zero, and on one above."""
     lines = []
-    for run in results.find(table="bootstrap"):
-        found = comparison_of(run)
-        verdict = "covers zero: open" if found.covers_zero else "better" if found.high < 0 else "**worse**"
-        paper = paper_change(run.row, run.condition)
-        figures = [f"{found.change:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", verdict, f"*{paper:+.1f}*"]
-        sizes = [f"{run.metrics[name]:.0f}" for name in ("utterances", "trainings")]
-        lines.append([f"{run.row}, alpha {run.condition}", f"`{run.corpus}`", *figures, *sizes])
-    header = ["", "corpus", "change in %", "95 % interval", "", "the paper's", "utterances", "trainings of each"]
-    return markdown_table(header, lines) if lines else NOTHING
+    for run in results.find(table=table):
+        found, paper, name = comparison_of(run), paper_change(run.row, run.condition), run.row
+        if table == "bootstrap_growth":
+            paper = paper_change(run.row, CLEAN) - paper
+        else:
+            name += f", alpha {run.condition}"
+        verdict = "covers zero: open" if found.covers_zero else verdicts[found.low > 0]
+        figures = [f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", verdict, f"*{paper:+.1f}*"]
+        sizes = [f"{run.metrics[size]:.0f}" for size in ("utterances", "trainings")]
+        lines.append([name, f"`{run.corpus}`", *figures, *sizes])
+    header = ["", "corpus", title, "95 % interval", "", "the paper's", "utterances", "trainings of each"]
+    return markdown_table(header, lines) if lines else ""
 
 
 def paper_change(row: str, rate: str) -> float:

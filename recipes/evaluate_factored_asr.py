@@ -1,14 +1,15 @@
 """
-Measure a FactoredASR folder: WER and CER on speech as it is, and with a second utterance mixed in.
+Measure a FactoredASR folder: WER and CER on speech alone, and with a second utterance mixed in.
 
     python recipes/evaluate_factored_asr.py --model outputs/mini_factored \\
         --dataset digit_strings:../shared/data/spoken_digits ../shared/data/an4
 
 The paper's Table 3 mixes pairs of utterances of one magnitude, `(1 - rate) u_a + rate u_b`, at these rates; the pairs
-are fixed, so that all models meet the same. At rate 0 nothing is mixed in. Writes `evaluation.json`, with `wer` and
-`cer` at rate 0 and `wer/0.1` at another, and `evaluation_utterances.json`, with each utterance's word errors, into
-`--output_dir`: what `trainers/bootstrap.py` compares two models with. Two CPU cores: about a minute for ten minutes of
-speech and each rate.
+are fixed, so that all models meet the same. At rate 0 the utterance is brought to that magnitude, too, and nothing is
+mixed in: rates differ in the second voice, not in loudness. Writes `evaluation.json`, with `wer` and `cer` at rate 0
+and `wer/0.1` at another, and `evaluation_utterances.json`, with each utterance's word errors, into `--output_dir`:
+what `trainers/bootstrap.py` compares two models with. Two CPU cores: about a minute for ten minutes of speech and each
+rate.
 """
 
 import json
@@ -83,9 +84,10 @@ def measure(
 ) -> tuple[dict[str, float], dict[str, WordErrors]]:
     """Rates of error of one corpus by name and condition, and word errors of each utterance by condition."""
     metrics, errors = {}, {}
+    speech = corpus.select_columns(["audio", "text"])  # of pairs the noisy half
     for rate in args.mixing_rates:
         condition = f"{rate:g}"
-        mixed = mix_utterances(corpus, rate) if rate else corpus
+        mixed = mix_utterances(speech, rate)
         waveforms = [np.asarray(row["audio"], dtype=np.float32) for row in mixed]
         references = list(mixed.select_columns("text")["text"])
         texts = transcribe(model, processor, waveforms, args.batch_size, args.num_beams, f"mixing rate {condition}")

@@ -2,11 +2,12 @@
 Probe a FactoredASR folder: how well speaker, noise class and characters can be read from content and from context.
 
     python recipes/probe_factored_asr.py --model outputs/mini_factored --dataset ../shared/data/an4 \\
-        --noise_dataset ../shared/data/esc50_noise --noise_classes rain sea_waves wind crackling_fire helicopter \\
-        engine vacuum_cleaner crickets chainsaw clock_alarm
+        --noise_dataset ../shared/data/esc50_noise --noise_classes rain airplane wind crackling_fire church_bells \\
+        engine vacuum_cleaner crickets toilet_flush clock_alarm
 
 The probes are linear (trainers/probing.py). Speaker and noise class: from the mean over an utterance's frames, by
-accuracy over five folds of the split, stratified by speaker, and for noise apart in utterances and in clips.
+accuracy over five folds of the split, stratified by speaker, and for noise apart in utterances and in recordings
+(ESC-50 has several clips of some; other clips count as a recording each), of which each class needs five.
 Characters: from single frames, trained with CTC on the training split, by CER. Beside both factors stand the states of
 the encoder that they are made from and, with `--baseline`, those of a model that was trained without factors. All
 rates have a 95 % interval over utterances and the chance level beside them.
@@ -34,6 +35,7 @@ from clearspeech.trainers.probing import (
     Probe,
     factor_frames,
     mix_labelled_noise,
+    name_recording,
     plot_probes,
     probe_characters,
     probe_classes,
@@ -116,17 +118,29 @@ def read_column(corpus: Dataset, name: str) -> list[str]:
     return [str(value or "") for value in corpus.select_columns(name)[:][name]]
 
 
-def read_noise(args: ProbeArguments) -> dict[str, list[np.ndarray]]:
+def read_noise(args: ProbeArguments) -> dict[str, dict[str, list[np.ndarray]]]:
     """
-    Clips by class.
+    Clips by class and recording.
 
     Raises:
-        ValueError: a class that is asked for and not there, with those that are.
+        ValueError: a clip without a file name, whose recording nothing tells, or a class that is asked for and not
+            there, with those that are.
     """
-    clips: dict[str, list[np.ndarray]] = {}
-    for row in (row for source in args.noise_dataset for row in load_noise(source, args.split)):
-        if row["noise"]:
-            clips.setdefault(row["noise"], []).append(np.asarray(row["audio"], dtype=np.float32))
+    clips: dict[str, dict[str, list[np.ndarray]]] = {}
+    for source in args.noise_dataset:
+        noise = load_noise(source, args.split)
+        files = noise.with_format(None).select_columns("audio")[:]["audio"]  # not decoded, with their names
+        for row, file in zip(noise, files, strict=True):
+            if not row["noise"]:
+                continue
+            if not file["path"]:
+                raise ValueError(
+                    f"{source} has a clip of {row['noise']} without a file name, and nothing else tells clips of one "
+                    "recording, which must not be on both sides of a probe: give a folder of named files."
+                )
+            recordings = clips.setdefault(row["noise"], {})
+            waveform = np.asarray(row["audio"], dtype=np.float32)
+            recordings.setdefault(name_recording(file["path"]), []).append(waveform)
     missing = [name for name in args.noise_classes if name not in clips]
     if missing:
         raise ValueError(f"--noise_classes {' '.join(missing)}: the noise has {', '.join(sorted(clips))}.")

@@ -12,7 +12,8 @@ CPU core per job; 24 trainings.
 * `table1`: the eight combinations of factors (FR), background contrast (BG-C) and frame masking (MLM), seven of which
   the paper prints; three seeds for the baseline and for all three, one for the others.
 * `table3`: the baseline and all three with a second utterance mixed in, one entry for each rate (`condition`).
-* `bootstrap`: the relative change of the WER between these two, with its 95 % interval over utterances.
+* `bootstrap`: the relative change of the WER between these two, with its 95 % interval over utterances, and by how
+  many points the relative gain at the highest mixing rate exceeds that without mixing (`bootstrap_growth`).
 * `probe`: what linear probes read from the factors of the first seed's model (`recipes/probe_factored_asr.py`).
 
 The last two need the models' folders, and are taken where `--runs` has them. Writes
@@ -22,6 +23,7 @@ The last two need the models' folders, and are taken where `--runs` has them. Wr
 import argparse
 import fcntl
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -46,13 +48,14 @@ from table_runs import (
     run_logged,
 )
 
-from clearspeech.trainers.bootstrap import RelativeChange, WordErrors, paired_bootstrap
+from clearspeech.trainers.bootstrap import Estimate, WordErrors, bootstrap_growth, paired_bootstrap
 from clearspeech.trainers.metrics import relative_error_reduction
 from clearspeech.trainers.results import Results, Run, read_results, update_results, write_atomically
 
 METHOD = "factored_asr"
 MAX_STEPS = 3000
 MIXING_RATES = (CLEAN, "0.1", "0.25", "0.3")
+LOUDEST = MIXING_RATES[-1]
 ENCODERS = {"RNN-T": "lstm", "Conformer": "conformer"}  # in the paper's words
 FACTORS = {  # of Table 1's columns, and the flags that leave them out
     "FR": ("--factorize", "False", "--mi_weight", "0"),
@@ -62,9 +65,9 @@ FACTORS = {  # of Table 1's columns, and the flags that leave them out
 BASELINE, FULL = "Baseline", " + ".join(FACTORS)
 COMBINATIONS = (BASELINE, *[" + ".join(names) for size in (1, 2, 3) for names in combinations(FACTORS, size)])
 ALL_SEEDS = (0, 1, 2)
-# for the probe: noises that sound through most of a clip
+# for the probe: noises that sound through most of a clip, and of which the test split has five recordings or more
 PROBE_NOISES = (
-    "rain sea_waves wind crackling_fire helicopter engine vacuum_cleaner crickets chainsaw clock_alarm".split()
+    "rain airplane wind crackling_fire church_bells engine vacuum_cleaner crickets toilet_flush clock_alarm".split()
 )
 PROBES = ("speaker", "noise", "characters_cer")
 REPRESENTATIONS = ("content", "context", "states", "unfactored")
@@ -163,38 +166,59 @@ def plan_jobs(args: argparse.Namespace, training_flags: list[str]) -> list[Job]:
     return jobs
 
 
-def read_word_errors(args: argparse.Namespace, results: Results, name: str) -> dict[tuple[str, str], list[WordErrors]]:
+ErrorsBySeed = dict[int, WordErrors]
+
+
+def read_word_errors(args: argparse.Namespace, results: Results, name: str) -> dict[tuple[str, str], ErrorsBySeed]:
     """By corpus and mixing rate, the word errors of each training of a row that is in the results and in `--runs`."""
-    errors = {}
+    errors: dict[tuple[str, str], ErrorsBySeed] = {}
     for run in results.find(table="table1", row=name):
         path = args.runs / folder_name(name, run.seed) / "evaluation_utterances.json"
         if path.exists():
             for rate, parts in json.loads(path.read_text())[run.corpus].items():
-                errors.setdefault((run.corpus, rate), []).append(WordErrors(**parts))
+                errors.setdefault((run.corpus, rate), {})[run.seed] = WordErrors(**parts)
     return errors
 
 
-def store_comparisons(args: argparse.Namespace) -> None:
-    """The full model against the baseline at each rate, where `--runs` holds both: `bootstrap`, all seeds in one."""
-    results, compared = read_results(args.results, METHOD), []
+def pair_trainings(*rows: ErrorsBySeed) -> list[list[WordErrors]]:
+    """Of each row the trainings whose seeds all rows have, in one order."""
+    seeds = sorted(set.intersection(*map(set, rows)))
+    return [[row[seed] for seed in seeds] for row in rows]
+
+
+def store_comparisons(args: argparse.Namespace) -> list[str]:
+    """
+    The full model against the baseline at each rate, where `--runs` holds both, by the seeds that both have:
+    `bootstrap`; and its gain at the loudest rate against that on clean speech: `bootstrap_growth`. All seeds are in
+    one. Returns what could not be compared, and why.
+    """
+    results, compared, failures = read_results(args.results, METHOD), [], []
     for encoder in ENCODERS:
         baseline, full = (read_word_errors(args, results, row_name(encoder, each)) for each in (BASELINE, FULL))
         shown = results.find(table="table1", row=row_name(encoder, FULL))
-        for corpus, rate in (place for place in full if place in baseline):
-            found = paired_bootstrap(baseline[corpus, rate], full[corpus, rate])
+        places = [place for place in full if place in baseline]
+        asked = [("bootstrap", *place) for place in places]
+        asked += [("bootstrap_growth", corpus, rate) for corpus, rate in places if rate == LOUDEST]
+        for table, corpus, rate in asked:
+            rates = [rate] if table == "bootstrap" else [CLEAN, rate]
+            try:
+                pairs = pair_trainings(*(row.get((corpus, each), {}) for each in rates for row in (baseline, full)))
+                found = paired_bootstrap(*pairs) if len(rates) == 1 else bootstrap_growth(pairs[:2], pairs[2:])
+            except ValueError as error:
+                failures.append(f"{table} of {encoder} on {corpus}, alpha {rate}: {error}")
+                continue
             metrics = {
-                "change": found.change,
+                "change": found.value,
                 "change_low": found.low,
                 "change_high": found.high,
-                "utterances": len(full[corpus, rate][0].utterances),
-                "trainings": min(len(baseline[corpus, rate]), len(full[corpus, rate])),
+                "utterances": len(pairs[0][0].utterances),
+                "trainings": len(pairs[0]),
             }
             fields = dict(corpus=corpus, split="test", parameters=shown[0].parameters, command=shown[0].command)
-            compared.append(
-                Run("bootstrap", comparison_row(encoder, FULL), 0, **fields, metrics=metrics, condition=rate)
-            )
+            compared.append(Run(table, comparison_row(encoder, FULL), 0, **fields, metrics=metrics, condition=rate))
     if compared:
         update_results(args.results, METHOD, compared)
+    return failures
 
 
 def store_probes(args: argparse.Namespace) -> list[str]:
@@ -301,10 +325,9 @@ def goals(results: Results) -> Iterator[Goal]:
                 yield Goal(
                     f"{encoder}: relative gain of the full model on clean speech", corpus, gains[CLEAN], ">", 0.0
                 )
-            loudest = MIXING_RATES[-1]
-            if CLEAN in gains and loudest in gains:
-                text = f"{encoder}: relative gain at alpha {loudest}, that on clean speech"
-                yield Goal(text, corpus, gains[loudest], ">", gains[CLEAN])
+            if CLEAN in gains and LOUDEST in gains:
+                text = f"{encoder}: relative gain at alpha {LOUDEST}, that on clean speech"
+                yield Goal(text, corpus, gains[LOUDEST], ">", gains[CLEAN])
             for name in PROBES:
                 row = dict(table="probe", row=row_name(encoder, DIFFERENCE), corpus=corpus)
                 low = results.seeds_mean(f"{name}_low", **row)
@@ -313,17 +336,17 @@ def goals(results: Results) -> Iterator[Goal]:
                     yield Goal(text, corpus, low, ">", 0.0)
 
 
-def comparison_of(run: Run) -> RelativeChange:
-    """What a run of `bootstrap` says."""
-    return RelativeChange(*(run.metrics[name] for name in ("change", "change_low", "change_high")))
+def comparison_of(run: Run) -> Estimate:
+    """What a run of `bootstrap` or `bootstrap_growth` says."""
+    return Estimate(*(run.metrics[name] for name in ("change", "change_low", "change_high")))
 
 
-def format_comparisons(results: Results) -> list[str]:
-    """Lines of text: the bootstrap's intervals, and which of them leave open who is better."""
+def format_comparisons(results: Results, table: str, unit: str) -> list[str]:
+    """Lines of text: the intervals of `bootstrap` or `bootstrap_growth`, and which of them cover zero."""
     lines = []
-    for run in results.find(table="bootstrap"):
+    for run in results.find(table=table):
         found = comparison_of(run)
-        interval = f"{found.change:+.1f} % ({found.low:+.1f} to {found.high:+.1f})"
+        interval = f"{found.value:+.1f} {unit} ({found.low:+.1f} to {found.high:+.1f})"
         verdict = "  covers zero" if found.covers_zero else ""
         lines.append(f"{run.corpus}, {run.row}, alpha {run.condition}: {interval}{verdict}")
     return lines
@@ -335,7 +358,10 @@ def format_tables(results: Results) -> str:
     for corpus in dict.fromkeys(run.corpus for run in results.runs):
         lines += ["", f"{corpus}, test, in % (the paper's figure: LibriSpeech, test-clean)"]
         lines += format_table(shown, corpus, TABLES, COLUMNS, paper_figures)
-    lines += ["", "WER of the full model against the baseline, 95 % interval:", *format_comparisons(results)]
+    lines += ["", "WER of the full model against the baseline, 95 % interval:"]
+    lines += format_comparisons(results, "bootstrap", "%")
+    lines += ["", f"Its relative gain at alpha {LOUDEST} minus that at alpha {CLEAN}, 95 % interval:"]
+    lines += format_comparisons(results, "bootstrap_growth", "points")
     return "\n".join([*lines, "", *format_goals(goals(results))])
 
 
@@ -343,10 +369,13 @@ def main() -> None:
     args, training_flags = parse_arguments()
     jobs = plan_jobs(args, training_flags)
     failures = run_all(jobs, args, METHOD)
-    store_comparisons(args)
-    failures += store_probes(args)
+    not_shown = store_comparisons(args) + store_probes(args)
     print(format_tables(read_results(args.results, METHOD)))
+    for failure in not_shown:
+        print(failure, file=sys.stderr)
     exit_on_failures(failures, jobs)
+    if not_shown:
+        sys.exit(f"{len(not_shown)} comparisons and probes are missing above.")
 
 
 if __name__ == "__main__":

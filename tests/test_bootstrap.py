@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clearspeech.trainers.bootstrap import WordErrors, count_word_errors, paired_bootstrap
+from clearspeech.trainers.bootstrap import WordErrors, bootstrap_growth, count_word_errors, paired_bootstrap
 from clearspeech.trainers.metrics import WordErrorRate
 
 
@@ -22,14 +22,14 @@ def test_errors_of_utterances_add_up_to_the_word_error_rate():
 
 def test_the_change_is_relative_to_the_baseline():
     found = paired_bootstrap([make_errors([4, 2, 4, 10])], [make_errors([3, 2, 3, 7])])
-    assert found.change == pytest.approx(-25.0)
+    assert found.value == pytest.approx(-25.0)
     assert found.low < -25.0 < found.high
 
 
 def test_the_mean_over_trainings_is_compared():
     baseline = [make_errors([4, 6, 8]), make_errors([6, 4, 8])]  # on average 5, 5, 8
-    assert paired_bootstrap(baseline, [make_errors([5, 5, 8])]).change == 0
-    assert paired_bootstrap(baseline, [make_errors([4, 4, 7]), make_errors([4, 4, 7])]).change == pytest.approx(
+    assert paired_bootstrap(baseline, [make_errors([5, 5, 8])]).value == 0
+    assert paired_bootstrap(baseline, [make_errors([4, 4, 7]), make_errors([4, 4, 7])]).value == pytest.approx(
         -100 / 6
     )
 
@@ -51,7 +51,7 @@ def test_the_interval_is_that_of_resampled_utterances():
 def test_utterances_that_are_hard_for_both_do_not_widen_the_interval():
     old = [2, 8] * 50  # easy ones and hard ones, and the other model makes half the errors in each
     paired = paired_bootstrap([make_errors(old)], [make_errors([errors // 2 for errors in old])])
-    assert (paired.low, paired.change, paired.high) == pytest.approx((-50.0, -50.0, -50.0))
+    assert (paired.low, paired.value, paired.high) == pytest.approx((-50.0, -50.0, -50.0))
 
 
 def test_the_interval_tells_a_clear_difference_from_an_unclear_one():
@@ -60,6 +60,34 @@ def test_the_interval_tells_a_clear_difference_from_an_unclear_one():
     clear = paired_bootstrap([make_errors(old.tolist())], [make_errors((old - 1).tolist())])
     unclear = paired_bootstrap([make_errors(old.tolist())], [make_errors(random.permutation(old).tolist())])
     assert not clear.covers_zero and unclear.covers_zero
+
+
+def test_the_growth_is_the_louder_gain_minus_the_calm_one():
+    calm = [make_errors([2, 4, 2, 4])], [make_errors([2, 3, 2, 4])]  # 12 to 11 errors
+    hard = [make_errors([6, 8, 4, 6])], [make_errors([4, 5, 4, 5])]  # 24 to 18
+    found = bootstrap_growth(calm, hard)
+    assert found.value == pytest.approx(25 - 100 / 12)
+    assert found.low < found.value < found.high
+    assert bootstrap_growth(hard, calm).value == pytest.approx(-found.value)
+
+
+def test_both_conditions_are_resampled_alike():
+    """The gain differs from utterance to utterance, but by the same in both conditions: the growth is certain."""
+    old, new = [8] * 60, [4, 8] * 30
+    calm = [make_errors(old)], [make_errors(new)]
+    hard = [make_errors([2 * each for each in old])], [make_errors([2 * each - 4 for each in new])]
+    assert paired_bootstrap(*calm).high - paired_bootstrap(*calm).low > 5
+    found = bootstrap_growth(calm, hard)
+    assert (found.low, found.value, found.high) == pytest.approx((25.0, 25.0, 25.0))
+
+
+def test_a_growth_of_other_utterances_or_without_errors_is_refused():
+    ours, others = ([make_errors([3, 4], words)] for words in ([5, 5], [5, 6]))
+    with pytest.raises(ValueError, match="conditions were measured on different utterances"):
+        bootstrap_growth((ours, ours), (others, others))
+    perfect = [make_errors([0, 0], [5, 5])]
+    with pytest.raises(ValueError, match="errors in only 0 of 2 utterances"):
+        bootstrap_growth((perfect, ours), (ours, ours))
 
 
 def test_the_same_seed_draws_the_same_resamples():

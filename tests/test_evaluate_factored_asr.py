@@ -8,6 +8,9 @@ import pytest
 import soundfile
 from tiny_factored import make_factored
 
+from clearspeech.processing.corpora import load_corpus
+from clearspeech.processing.perturbation import utterance_seed
+from clearspeech.processing.utterance_mixing import mix_utterances
 from clearspeech.trainers.bootstrap import WordErrors, paired_bootstrap
 
 TEXTS = ("one two", "two", "one one two")
@@ -58,6 +61,24 @@ def test_errors_are_measured_at_each_mixing_rate(recipe, model_folder, corpus_fo
     assert "WER, mixing rate 0 " in (printed := capsys.readouterr().out) and "CER, mixing rate 0.3 " in printed
 
 
+def test_speech_has_one_level_at_all_rates(recipe, model_folder, corpus_folder):
+    """The error at rate 0 is that of normalized speech: rates do not differ in loudness."""
+    recipe.main(arguments(model_folder, corpus_folder, "--mixing_rates", "0", "0.3"))
+    content = json.loads(Path(model_folder, "evaluation", "evaluation_utterances.json").read_text())["corpus"]
+    corpus = load_corpus(corpus_folder, "test", streaming=False)
+    for rate in ("0", "0.3"):
+        expected = [utterance_seed(row["audio"]) for row in mix_utterances(corpus, float(rate))]
+        assert content[rate]["utterances"] == expected
+
+
+def test_of_pairs_the_noisy_half_is_measured(recipe, model_folder, corpus_folder):
+    model, processor = recipe.load_model(model_folder, "cpu")
+    speech = load_corpus(corpus_folder, "test", streaming=False, decoded=True)
+    pairs = speech.with_format(None).add_column("clean_audio", [[0.0]] * len(speech))
+    args = recipe.EvaluationArguments(model_folder, [corpus_folder], mixing_rates=[0.0])
+    assert recipe.measure(model, processor, pairs, args) == recipe.measure(model, processor, speech, args)
+
+
 def test_two_models_can_be_compared_utterance_by_utterance(recipe, model_folder, corpus_folder, tmp_path):
     errors = []
     for place in ("greedy", "beam"):
@@ -66,7 +87,7 @@ def test_two_models_can_be_compared_utterance_by_utterance(recipe, model_folder,
         content = json.loads((tmp_path / place / "evaluation_utterances.json").read_text())
         errors.append([WordErrors(**content["corpus"]["0.25"])])
     assert errors[0][0].utterances == errors[1][0].utterances  # the very same mixtures
-    assert np.isfinite(paired_bootstrap(*errors).change)
+    assert np.isfinite(paired_bootstrap(*errors).value)
 
 
 def test_transcripts_are_those_of_the_utterances_one_by_one(recipe, model_folder, make_speech):

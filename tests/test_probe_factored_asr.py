@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_corpora import write_parquet
 from tiny_factored import make_factored
 
 SPEAKERS = ("ann", "bob")
+ESC50 = Path(__file__).parents[2] / "shared" / "data" / "esc50_noise"
 
 
 @pytest.fixture
@@ -89,3 +91,32 @@ def test_what_cannot_be_probed_is_refused(recipe, make_folder, corpus, tmp_path)
         recipe.main(arguments(baseline, corpus, *noise))
     with pytest.raises(ValueError, match="at least 5 utterances"):
         recipe.main(arguments(model, corpus, *noise, "--max_utterances", "9"))
+
+
+def test_clips_are_told_by_recording(recipe, corpus, tmp_path):
+    folder = tmp_path / "noise" / "test"
+    lines = (folder / "metadata.csv").read_text().splitlines()
+    for take in "AB":
+        (folder / f"1-17-{take}-3.wav").write_bytes((folder / "0.wav").read_bytes())
+        lines.append(f"1-17-{take}-3.wav,a")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    clips = recipe.read_noise(recipe.ProbeArguments("model", corpus, noise_dataset=[str(tmp_path / "noise")]))
+    assert sorted(map(len, clips["a"].values())) == [1, 1, 1, 1, 1, 2] and len(clips["a"]["1-17"]) == 2
+    assert sorted(map(len, clips["b"].values())) == [1, 1, 1, 1, 1]
+    assert clips["a"]["1-17"][0].shape == (4000,)
+
+
+def test_clips_without_a_name_are_refused(recipe, corpus, tmp_path):
+    audio = {"bytes": (tmp_path / "noise" / "test" / "0.wav").read_bytes(), "path": None}
+    write_parquet(tmp_path / "unnamed" / "test.parquet", [{"audio": audio, "noise": "a"}])
+    with pytest.raises(ValueError, match="unnamed has a clip of a without a file name"):
+        recipe.read_noise(recipe.ProbeArguments("model", corpus, noise_dataset=[str(tmp_path / "unnamed")]))
+
+
+@pytest.mark.skipif(not ESC50.is_dir(), reason="needs the real noise")
+def test_every_class_of_the_tables_probe_has_recordings_for_all_folds(recipe, corpus):
+    from reproduce_factored_asr import PROBE_NOISES
+
+    args = recipe.ProbeArguments("model", corpus, noise_dataset=[str(ESC50)], noise_classes=PROBE_NOISES)
+    for recordings in recipe.read_noise(args).values():
+        assert len(recordings) >= recipe.NUM_FOLDS and sum(map(len, recordings.values())) == 8

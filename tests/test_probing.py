@@ -15,9 +15,11 @@ from clearspeech.trainers.probing import (
     factor_frames,
     frames_needed,
     mix_labelled_noise,
+    name_recording,
     plot_probes,
     probe_characters,
     probe_classes,
+    split_recordings,
     stratified_folds,
     summarize,
 )
@@ -141,13 +143,14 @@ def test_classes_that_cannot_be_probed_are_refused(labels, message):
 
 @pytest.fixture
 def tones():
-    """Five clips of each of two classes; a clip is a constant, and no two are alike."""
+    """A clip of each of five recordings of each of two classes; a clip is a constant, and no two are alike."""
     return {
-        name: [np.full(50, sign * (1.0 + clip), "f4") for clip in range(5)] for name, sign in (("a", 1), ("b", -1))
+        name: {f"{name}{clip}": [np.full(50, sign * (1.0 + clip), "f4")] for clip in range(5)}
+        for name, sign in (("a", 1), ("b", -1))
     }
 
 
-def test_noise_classes_are_balanced_and_folds_share_neither_utterance_nor_clip(tones, make_speech, monkeypatch):
+def test_noise_classes_are_balanced_and_folds_share_neither_utterance_nor_recording(tones, make_speech, monkeypatch):
     met = []
     perturber = probing.Perturber
     monkeypatch.setattr(probing, "Perturber", lambda rows, clips: met.append(clips) or perturber(rows, clips))
@@ -161,6 +164,38 @@ def test_noise_classes_are_balanced_and_folds_share_neither_utterance_nor_clip(t
     assert {float(clips[0][0]) for clips, fold in zip(met, mixed.folds) if fold == 2} == {3.0, -3.0}
 
 
+def test_takes_of_one_recording_are_in_one_fold(tones, make_speech, monkeypatch):
+    met = []
+    perturber = probing.Perturber
+    monkeypatch.setattr(probing, "Perturber", lambda rows, clips: met.append(clips) or perturber(rows, clips))
+    tones["a"] |= {"a1": [np.full(50, 2.0 + take / 10, "f4") for take in range(3)], "more": [np.full(50, 9.0, "f4")]}
+    mixed = mix_labelled_noise([make_speech(50, seed) for seed in range(20)], tones, (0.0, 10.0))
+    folds_of = {}
+    for clips, fold in zip(met, mixed.folds):
+        for clip in clips:
+            folds_of.setdefault(round(float(clip[0]), 1), set()).add(int(fold))
+    assert {len(folds) for folds in folds_of.values()} == {1} and len(folds_of) == 13  # all clips are met
+    assert folds_of[2.0] == folds_of[2.1] == folds_of[2.2]
+
+
+def test_folds_have_about_equally_many_clips():
+    recordings = {name: [np.full(1, float(ord(name)))] * number for name, number in zip("abcdef", (1, 1, 3, 1, 1, 1))}
+    assert sorted(map(len, split_recordings(recordings))) == [1, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "recording"),
+    [
+        ("4-102844-A-49.flac", "4-102844"),
+        ("esc50/test/4-102844-C-49.wav", "4-102844"),
+        ("rain/1.wav", "rain/1.wav"),
+        ("airplane_seg00.flac", "airplane_seg00.flac"),
+    ],
+)
+def test_a_file_of_esc50_names_its_recording(path, recording):
+    assert name_recording(path) == recording
+
+
 def test_the_noise_has_an_snr_of_the_range_and_is_the_same_each_time(tones, make_speech):
     clean = [make_speech(50, seed) for seed in range(10)]
     mixed, again = (mix_labelled_noise(clean, tones, (3.0, 6.0)) for _ in range(2))
@@ -172,8 +207,9 @@ def test_the_noise_has_an_snr_of_the_range_and_is_the_same_each_time(tones, make
 
 def test_too_little_noise_and_too_few_utterances_are_refused(tones, make_speech):
     speech = [make_speech(50, seed) for seed in range(10)]
-    with pytest.raises(ValueError, match="fewer clips of {'b': 4}"):
-        mix_labelled_noise(speech, tones | {"b": tones["b"][:4]}, (0.0, 10.0))
+    with pytest.raises(ValueError, match="fewer recordings of {'b': 4}"):
+        takes = {f"b{clip}": tones["b"][f"b{clip}"] * 2 for clip in range(4)}  # eight clips
+        mix_labelled_noise(speech, tones | {"b": takes}, (0.0, 10.0))
     with pytest.raises(ValueError, match="got 1 classes"):
         mix_labelled_noise(speech, {"a": tones["a"]}, (0.0, 10.0))
     with pytest.raises(ValueError, match="9 utterances x 1 copies.*2 classes"):

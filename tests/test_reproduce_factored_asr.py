@@ -121,25 +121,91 @@ def test_tables_show_conditions_side_by_side_with_the_papers_figures(reproduce, 
     assert "table3 RNN-T (Ours) 9.00 (5.80) 16.00 (8.21)" in lines
 
 
-def test_the_full_model_is_compared_with_the_baseline_over_utterances(reproduce, tmp_path):
+def keep_errors(reproduce, args, name: str, seed: int, errors: dict[str, list[int]]):
+    """The word errors of a row's training as its evaluation leaves them in `--runs`, by mixing rate."""
+    folder = args.runs / reproduce.folder_name(name, seed)
+    folder.mkdir(parents=True)
+    measured = {rate: asdict(WordErrors([1, 2, 3], each, [5, 5, 5])) for rate, each in errors.items()}
+    (folder / "evaluation_utterances.json").write_text(json.dumps(dict.fromkeys(CORPORA, measured)))
+
+
+@pytest.fixture
+def compared(reproduce, tmp_path):
+    """The runner's arguments with results of two seeds of both models, whose errors are not kept yet."""
     args, _ = reproduce.parse_arguments()
     args.runs, args.results = tmp_path / "runs", tmp_path / "results.json"
     make_results(args.results, {BASELINE: [{"0": 10.0}] * 2, FULL: [{"0": 9.0}] * 2})
+    return args
+
+
+def test_the_full_model_is_compared_with_the_baseline_over_utterances(reproduce, compared):
     for name, errors in ((BASELINE, [4, 2, 4]), (FULL, [3, 2, 3])):
         for seed in range(2):
-            folder = args.runs / reproduce.folder_name(name, seed)
-            folder.mkdir(parents=True)
-            measured = {"0": asdict(WordErrors([1, 2, 3], errors, [5, 5, 5]))}
-            content = {corpus: measured for corpus in CORPORA}
-            (folder / "evaluation_utterances.json").write_text(json.dumps(content))
-    reproduce.store_comparisons(args)
-    results = reproduce.read_results(args.results, "factored_asr")
+            keep_errors(reproduce, compared, name, seed, {"0": errors})
+    assert reproduce.store_comparisons(compared) == []
+    results = reproduce.read_results(compared.results, "factored_asr")
     run, _ = results.find(table="bootstrap", row="RNN-T (Ours)", condition="0")
     assert run.metrics["change"] == pytest.approx(-20.0)
     assert run.metrics["change_low"] < -20.0 < run.metrics["change_high"] <= 0
     assert (run.metrics["utterances"], run.metrics["trainings"]) == (3, 2)
     assert "an4, RNN-T (Ours), alpha 0: -20.0 % (" in reproduce.format_tables(results)
     assert "| RNN-T (Ours), alpha 0 | `an4` | -20.0 |" in fill_sections(results)["bootstrap"]
+
+
+def test_seeds_that_only_one_of_the_models_has_are_left_out(reproduce, compared):
+    keep_errors(reproduce, compared, BASELINE, 0, {"0": [4, 2, 4]})
+    keep_errors(reproduce, compared, FULL, 0, {"0": [3, 2, 3]})
+    keep_errors(reproduce, compared, FULL, 1, {"0": [1, 1, 1]})
+    reproduce.store_comparisons(compared)
+    results = reproduce.read_results(compared.results, "factored_asr")
+    for run in results.find(table="bootstrap"):
+        assert run.metrics["change"] == pytest.approx(-20.0) and run.metrics["trainings"] == 1
+
+
+def test_the_gain_at_the_loudest_rate_is_compared_with_that_on_clean_speech(reproduce, compared):
+    keep_errors(reproduce, compared, BASELINE, 0, {"0": [4, 2, 4], "0.1": [4, 2, 4], "0.3": [5, 5, 5]})
+    keep_errors(reproduce, compared, FULL, 0, {"0": [3, 2, 3], "0.1": [3, 2, 4], "0.3": [4, 3, 2]})
+    assert reproduce.store_comparisons(compared) == []
+    results = reproduce.read_results(compared.results, "factored_asr")
+    runs = results.find(table="bootstrap_growth", row="RNN-T (Ours)")
+    assert {(run.corpus, run.condition) for run in runs} == {(corpus, "0.3") for corpus in CORPORA}
+    metrics = runs[0].metrics
+    assert metrics["change"] == pytest.approx(20.0)  # 40 % of 15 errors at 0.3, 20 % of 10 at 0
+    assert metrics["change_low"] < 20.0 < metrics["change_high"] and metrics["trainings"] == 1
+    assert metrics["change_low"] <= 0
+    lines = reproduce.format_tables(results).splitlines()
+    (line,) = (line for line in lines if line.startswith("an4, RNN-T (Ours), alpha 0.3: +20.0 points ("))
+    assert line.endswith("covers zero")
+    section = fill_sections(results)["bootstrap"]
+    assert "gain at alpha 0.3 minus that at alpha 0, in points" in section
+    assert "| RNN-T (Ours) | `an4` | +20.0 |" in section and "covers zero: open | *+1.0* | 3 | 1 |" in section
+
+
+def test_a_comparison_that_fails_is_named_and_the_others_are_stored(reproduce, compared):
+    keep_errors(reproduce, compared, BASELINE, 0, {"0": [0, 0, 1], "0.3": [5, 5, 5]})
+    keep_errors(reproduce, compared, FULL, 0, {"0": [0, 0, 0], "0.3": [4, 3, 2]})
+    failures = reproduce.store_comparisons(compared)
+    assert [failure.partition(": ")[0] for failure in failures] == [
+        f"{table} of RNN-T on {corpus}, alpha {rate}"
+        for table, rate in (("bootstrap", "0"), ("bootstrap_growth", "0.3"))
+        for corpus in CORPORA
+    ]
+    assert all("errors in only 1 of 3 utterances" in failure for failure in failures)
+    runs = reproduce.read_results(compared.results, "factored_asr").find(table="bootstrap")
+    assert [run.condition for run in runs] == ["0.3", "0.3"]
+
+
+def test_the_report_names_what_it_does_not_show(reproduce, compared, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "parse_arguments", lambda: (compared, []))
+    monkeypatch.setattr(reproduce, "run_all", lambda jobs, args, method: [])
+    monkeypatch.setattr(reproduce, "store_probes", lambda args: [])
+    keep_errors(reproduce, compared, BASELINE, 0, {"0": [0, 0, 1]})
+    keep_errors(reproduce, compared, FULL, 0, {"0": [0, 0, 0]})
+    with pytest.raises(SystemExit, match="2 comparisons and probes are missing"):
+        reproduce.main()
+    printed = capsys.readouterr()
+    assert "table1 RNN-T, Baseline" in printed.out
+    assert "bootstrap of RNN-T on an4, alpha 0: The baseline makes errors in only 1 of 3" in printed.err
 
 
 def test_nothing_is_compared_where_no_model_is_kept(reproduce, tmp_path):

@@ -50,16 +50,16 @@ class WordErrors:
 
 
 @dataclass(frozen=True)
-class RelativeChange:
-    """Change of a WER in percent of the baseline's WER, below 0 where it fell, and its interval's ends."""
+class Estimate:
+    """A change in percent, or a difference of two in points, and the ends of its interval."""
 
-    change: float
+    value: float
     low: float
     high: float
 
     @property
     def covers_zero(self) -> bool:
-        """Whether the utterances leave open which of the two is better."""
+        """Whether the utterances leave open on which side of zero it lies."""
         return self.low <= 0 <= self.high
 
 
@@ -76,9 +76,10 @@ def count_word_errors(utterances: Sequence[int], predictions: Sequence[str], ref
 
 def paired_bootstrap(
     baseline: Sequence[WordErrors], changed: Sequence[WordErrors], seed: int = 0, confidence: float = 0.95
-) -> RelativeChange:
+) -> Estimate:
     """
-    Relative change of the WER from the `baseline` to the `changed` model, with its percentile interval.
+    Change of the WER from the `baseline` to the `changed` model in percent of the baseline's, below 0 where it fell,
+    with its percentile interval.
 
     baseline, changed: one `WordErrors` for each training of the model, on the same utterances; the trainings' errors
     are averaged in every utterance. The interval says how far other utterances like these would move the change, not
@@ -88,6 +89,35 @@ def paired_bootstrap(
         ValueError: no training, other utterances or other references, or a baseline with errors in so few utterances
             that some resample has none.
     """
+    return to_estimate(*resampled_changes(baseline, changed, seed), confidence)
+
+
+def bootstrap_growth(
+    calm: tuple[Sequence[WordErrors], Sequence[WordErrors]],
+    hard: tuple[Sequence[WordErrors], Sequence[WordErrors]],
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """
+    By how many points the relative gain, the change of `paired_bootstrap` with its sign turned, is larger under the
+    `hard` condition than under the `calm` one, with its percentile interval.
+
+    calm, hard: the baseline's and the changed model's trainings, as for `paired_bootstrap`. The rows of all are the
+    same utterances in the same order, and are resampled together; their samples differ from condition to condition.
+
+    Raises:
+        ValueError: as `paired_bootstrap`, and conditions with other references.
+    """
+    (before, changes_before), (after, changes_after) = (resampled_changes(*pair, seed) for pair in (calm, hard))
+    if calm[0][0].words != hard[0][0].words:
+        raise ValueError("The conditions were measured on different utterances: evaluate both on the same corpus.")
+    return to_estimate(before - after, changes_before - changes_after, confidence)
+
+
+def resampled_changes(
+    baseline: Sequence[WordErrors], changed: Sequence[WordErrors], seed: int
+) -> tuple[float, np.ndarray]:
+    """The change of `paired_bootstrap`, and that in each resample `(resamples,)`. Raises ValueError as it does."""
     if not baseline or not changed:
         raise ValueError(f"Both models need a training; got {len(baseline)} and {len(changed)}.")
     first = baseline[0]
@@ -103,16 +133,19 @@ def paired_bootstrap(
             f"The baseline makes errors in only {np.count_nonzero(old)} of {len(old)} utterances, too few for changes "
             "relative to them. Take more or harder utterances."
         )
-    changes = 100.0 * (new_rates / old_rates - 1)
-    low, high = np.quantile(changes, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return RelativeChange(100.0 * float(new.sum() / old.sum() - 1), float(low), float(high))
+    return 100.0 * float(new.sum() / old.sum() - 1), 100.0 * (new_rates / old_rates - 1)
+
+
+def to_estimate(value: float, resampled: np.ndarray, confidence: float) -> Estimate:
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high))
 
 
 def resampled_rates(counts: np.ndarray, totals: np.ndarray, seed: int) -> np.ndarray:
     """
     Counts per totals, both `(utterances,)`, in each resample of the utterances with replacement, `(resamples,)`.
 
-    A seed draws the same utterances whatever the counts: two models' rates are paired.
+    A seed draws the same utterances whatever the counts: two models' rates are paired, and two conditions'.
     """
     random, rates = np.random.default_rng(seed), []
     for _ in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):

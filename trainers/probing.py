@@ -7,11 +7,12 @@ What each factor of a FactoredASR knows: linear probes for speaker, noise class 
 Every probe is linear and reads standardized values, and every rate is of utterances that its probe was not trained on:
 
 * speaker and noise class: logistic regression on means over an utterance's frames, five folds in turn. Speakers: each
-  fold has its share of every speaker's utterances. Noise: each fold has utterances and clips of its own, so that
-  neither was met in training;
+  fold has its share of every speaker's utterances. Noise: each fold has utterances and recordings of its own, so that
+  neither was met in training, nor another clip of the same recording;
 * characters: one linear layer on single frames, trained with CTC on one split, measured on another.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ BLANK = 0
 CTC_EPOCHS, CTC_BATCH_SIZE, CTC_LEARNING_RATE = 30, 32, 1e-2
 NOTHING_WRITTEN = 100.0  # CER in percent of an empty transcript, the characters' chance level
 PERCENTILES = (2.5, 97.5)  # of a 95 % interval
+ESC50_CLIP = re.compile(r"(\d+-\d+)-[A-Z]-\d+")  # fold, recording, take, class
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def stratified_folds(labels: Sequence[str], seed: int = 0) -> np.ndarray:
 class LabelledNoise:
     """
     Utterances in noise: `waveforms` `(samples,)` at 16 kHz; per waveform the noise's class, the fold of its utterance
-    and clip, and the number of the utterance, of which there may be several copies.
+    and recording, and the number of the utterance, of which there may be several copies.
     """
 
     waveforms: list[np.ndarray]
@@ -136,9 +138,27 @@ class LabelledNoise:
     utterances: np.ndarray
 
 
+def name_recording(path: str) -> str:
+    """
+    What a clip of noise was cut from, by its file: ESC-50 names several clips (takes A, B, ...) of one recording.
+
+    A file of any other name counts as a recording of its own.
+    """
+    take = ESC50_CLIP.fullmatch(Path(path).stem)
+    return take[1] if take else path
+
+
+def split_recordings(recordings: Mapping[str, Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Clips by recording to clips by fold, all of a recording in one, about equally many in each."""
+    folds: list[list[np.ndarray]] = [[] for _ in range(NUM_FOLDS)]
+    for clips in sorted(recordings.values(), key=len, reverse=True):
+        min(folds, key=len).extend(clips)
+    return folds
+
+
 def mix_labelled_noise(
     waveforms: Sequence[np.ndarray],
-    clips: Mapping[str, Sequence[np.ndarray]],
+    clips: Mapping[str, Mapping[str, Sequence[np.ndarray]]],
     snrs_db: tuple[float, float],
     copies: int = 1,
     seed: int = 0,
@@ -146,30 +166,31 @@ def mix_labelled_noise(
     """
     Each of `waveforms` (16 kHz) `copies` times in noise, its classes equally often, the SNR uniform over a range.
 
-    clips: waveforms by class, of which a fold's utterances meet only their own fifth; snrs_db: lowest and highest, in
-    dB. Clip, place in the clip and SNR are seeded by the utterance's samples and the number of the copy, so that
-    different models meet the same noise.
+    clips: waveforms by class and recording (`name_recording`). A fold's utterances meet only its own recordings, about
+    a fifth; snrs_db: lowest and highest, in dB. Clip, place in the clip and SNR are seeded by the utterance's samples
+    and the number of the copy, so that different models meet the same noise.
 
-    Raises ValueError for fewer than two classes, classes of fewer than five clips, and too few utterances for every
-    class to occur in every fold.
+    Raises ValueError for fewer than two classes, classes of fewer than five recordings, and too few utterances for
+    every class to occur in every fold.
     """
-    few = {name: len(of_class) for name, of_class in clips.items() if len(of_class) < NUM_FOLDS}
+    few = {name: len(recordings) for name, recordings in clips.items() if len(recordings) < NUM_FOLDS}
     if few or len(clips) < 2:
         raise ValueError(
-            f"The probe needs at least two classes of noise with {NUM_FOLDS} clips each, one for each fold; got "
-            f"{len(clips)} classes, and fewer clips of {few}. Give other classes or more clips."
+            f"The probe needs at least two classes of noise with {NUM_FOLDS} recordings each, one for each fold; got "
+            f"{len(clips)} classes, and fewer recordings of {few}. Give other classes or more recordings."
         )
     if len(waveforms) // NUM_FOLDS * copies < len(clips):
         raise ValueError(
             f"{len(waveforms)} utterances x {copies} copies in {NUM_FOLDS} folds are too few for each of "
             f"{len(clips)} classes to occur in each fold. Give more utterances or copies, or fewer classes."
         )
+    by_fold = {name: split_recordings(recordings) for name, recordings in clips.items()}
     mixed, labels, folds, utterances = [], [], [], []
     for place, row in enumerate(np.random.default_rng(seed).permutation(len(waveforms)).tolist()):
         waveform, fold = torch.tensor(np.asarray(waveforms[row], dtype=np.float32)), place % NUM_FOLDS
         for copy in range(copies):
             name = list(clips)[(place // NUM_FOLDS * copies + copy) % len(clips)]
-            perturber = Perturber([Perturbation(name, "real", *snrs_db)], clips[name][fold::NUM_FOLDS])
+            perturber = Perturber([Perturbation(name, "real", *snrs_db)], by_fold[name][fold])
             mixed.append(perturber.perturb(waveform, utterance_seed(waveform, salt=copy))[0].numpy())
             labels.append(name)
             folds.append(fold)
