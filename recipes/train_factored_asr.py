@@ -75,8 +75,8 @@ PRESETS = {
     ),
 }
 MINI_ENCODERS = {  # what the mini preset also sets, by encoder
-    "lstm": dict(encoder_hidden_size=256, num_encoder_layers=2),
-    "conformer": dict(encoder_hidden_size=144, num_encoder_layers=4),
+    "lstm": dict(stack=6, encoder_hidden_size=256, num_encoder_layers=2),
+    "conformer": dict(stack=6, encoder_hidden_size=144, num_encoder_layers=4),
 }
 OWN_ENCODERS = {"lstm": LSTMEncoderConfig, "conformer": ConformerEncoderConfig}
 STATISTICS_ROWS = 10_000  # of the corpus for the mean and deviation of 64 mel bins: far more than they need
@@ -97,6 +97,10 @@ class RecipeArguments:
             "help": "Of the filter-bank energies of conformer and lstm; global when not given.",
             "choices": ["utterance", "global", "none"],
         },
+    )
+    stack: int | None = field(
+        default=None,
+        metadata={"help": "Frames of 10 ms that make one of conformer and lstm; the paper's 3 when not given."},
     )
     encoder_hidden_size: int | None = field(
         default=None, metadata={"help": "Of conformer and lstm; the paper's 512 and 1024 when not given."}
@@ -133,7 +137,7 @@ class RecipeArguments:
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
     def __post_init__(self):
-        of_own = ("normalization", "encoder_hidden_size", "num_encoder_layers")
+        of_own = ("normalization", "stack", "encoder_hidden_size", "num_encoder_layers")
         given = [f"--{name}" for name in of_own if self.__dict__[name] is not None]
         if self.encoder not in OWN_ENCODERS and given:
             raise ValueError(
@@ -163,7 +167,9 @@ def load_speech(recipe: RecipeArguments, split: str) -> Dataset:
 def build_feature_extractor(recipe: RecipeArguments, train: Dataset):
     """That of a pretrained encoder; our own for our own encoders, with the training corpora's mean and deviation."""
     if recipe.encoder in OWN_ENCODERS:
-        extractor = FactoredASRFeatureExtractor(normalization=recipe.normalization or "global")
+        extractor = FactoredASRFeatureExtractor(
+            **given(normalization=recipe.normalization or "global", stack=recipe.stack)
+        )
         if extractor.normalization == "global":
             rows = train.shuffle(seed=0).select(range(min(STATISTICS_ROWS, len(train))))
             extractor.fit(row["audio"] for row in rows)
@@ -211,7 +217,10 @@ def build_model(recipe: RecipeArguments, processor: FactoredASRProcessor) -> Fac
     if recipe.encoder not in OWN_ENCODERS:
         return FactoredASRForRNNT.from_encoder(recipe.encoder, **fields)
     shape = given(
-        hidden_size=recipe.encoder_hidden_size, num_hidden_layers=recipe.num_encoder_layers, dropout=recipe.dropout
+        input_size=processor.feature_extractor.feature_size,
+        hidden_size=recipe.encoder_hidden_size,
+        num_hidden_layers=recipe.num_encoder_layers,
+        dropout=recipe.dropout,
     )
     if recipe.encoder == "conformer":
         shape |= given(activation_dropout=recipe.dropout, attention_dropout=recipe.dropout)

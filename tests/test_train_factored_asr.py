@@ -9,6 +9,7 @@ import torch
 from tiny_corpora import encode, make_tone, use_own_cache, write_folder
 from transformers import AutoModelForRNNT, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, pipeline
 
+from clearspeech.processing.feature_extraction_factored_asr import FactoredASRFeatureExtractor
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 
 TEXTS = ("one two", "two three", "three one", "one one", "two", "three two one")
@@ -64,6 +65,7 @@ def test_the_folder_that_it_leaves_transcribes(recipe, tiny_encoder, tmp_path):
     processor = FactoredASRProcessor.from_pretrained(tmp_path / "trained")
     model = AutoModelForRNNT.from_pretrained(tmp_path / "trained")
     assert processor.feature_extractor.normalization == "global" and len(processor.feature_extractor.mean) == 64
+    assert model.config.encoder_config.input_size == processor.feature_extractor.feature_size == 6 * 64
     assert model.config.blank_token_id == len(processor.tokenizer) == model.config.vocab_size - 1 <= 16
     transcribe = pipeline("automatic-speech-recognition", model=str(tmp_path / "trained"), device="cpu")
     assert isinstance(transcribe(make_tone(0.5))["text"], str)
@@ -81,7 +83,7 @@ def test_a_checkpoint_transcribes_and_its_collator_goes_to_any_worker(recipe, ti
     copy = pickle.loads(pickle.dumps(collator))
     rows = [{"audio": make_tone(0.5), "text": "one two"}]
     torch.testing.assert_close(copy(rows)["labels"], collator(rows)["labels"])
-    with pytest.raises(ValueError, match="more than 10 for each of its 16 frames"):
+    with pytest.raises(ValueError, match="more than 10 for each of its 8 frames"):
         copy([{"audio": make_tone(0.5), "text": "one two " * 100}])
 
 
@@ -165,6 +167,7 @@ def test_the_paper_is_the_default(recipe):
 
     class Processor:
         tokenizer = Pieces(range(640))
+        feature_extractor = FactoredASRFeatureExtractor()
 
     with torch.device("meta"):
         config = recipe.build_model(paper, Processor()).config
@@ -172,6 +175,7 @@ def test_the_paper_is_the_default(recipe):
     assert (config.factor_dim, config.factor_hidden_size, config.num_factor_layers) == (512, 512, 3)
     assert (config.decoder_hidden_size, config.num_decoder_layers) == (1024, 2)
     assert (config.encoder_config.hidden_size, config.encoder_config.num_hidden_layers) == (512, 17)
+    assert config.encoder_config.input_size == 192
 
 
 def test_the_mini_preset_has_its_sizes_for_each_encoder(recipe):
