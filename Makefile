@@ -28,7 +28,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python recipes/quickstart.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED_DEEPSPEED)
 	$(BIN)/python -m pytest

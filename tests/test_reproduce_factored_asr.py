@@ -290,7 +290,7 @@ def test_the_card_renders_without_a_result(tmp_path):
         assert "Not measured yet." in sections[name]
     mini = importlib.import_module("train_factored_asr").PRESETS["mini"]
     assert f"| `--max_steps` | `{mini['max_steps']}` |" in sections["preset"]
-    assert "`--encoder lstm` sets `--encoder_hidden_size 256 --num_encoder_layers 2`" in sections["preset"]
+    assert "`--encoder lstm` sets `--stack 6 --encoder_hidden_size 256 --num_encoder_layers 2`" in sections["preset"]
     assert "| FR + BG-C + MLM, alpha 0.3 | 8.21 | 20.41 | 2.56 | 5.86 |" in sections["paper"]
 
 
