@@ -10,6 +10,7 @@ from .repository_source import without_source
 
 NUM_END_TOKENS = 2  # <text_end> and <speech_end>
 GPT2_ROWS = 50257
+MAX_ANSWER_TOKENS = 150  # texts are at most so long in SLD's released code
 
 
 @strict

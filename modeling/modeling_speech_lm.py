@@ -15,7 +15,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ..configuration.configuration_speech_lm import SpeechLMConfig
+from ..configuration.configuration_speech_lm import MAX_ANSWER_TOKENS, SpeechLMConfig
+
+LOADING_OPTIONS = (  # those that concern the configuration, too
+    *("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"),
+    *("trust_remote_code", "code_revision"),
+)
 
 
 class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
@@ -56,13 +61,14 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             text_model: folder or Hub id of a causal language model.
             from_scratch: random weights of its shape, not its own; such a folder needs no weights.
-            kwargs: passed on to `AutoModelForCausalLM.from_pretrained` (`dtype`, `attn_implementation`, ...). From
-                scratch these two alone, and weights are float32 unless `dtype` is given.
+            kwargs: passed on to `AutoModelForCausalLM.from_pretrained` (`revision`, `token`, `dtype`,
+                `attn_implementation`, ...). From scratch, weights are float32 unless `dtype` is given.
 
         Raises:
             ValueError: the folder is a SpeechLM already.
         """
-        text_config = AutoConfig.from_pretrained(text_model)
+        loading = {name: kwargs[name] for name in LOADING_OPTIONS if name in kwargs}
+        text_config = AutoConfig.from_pretrained(text_model, **loading)
         if text_config.model_type == SpeechLMConfig.model_type:
             raise ValueError(
                 f"{text_model} is a SpeechLM already: load it with AutoModelForCausalLM.from_pretrained, or pass the "
@@ -70,7 +76,7 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
             )
         config = SpeechLMConfig.from_text_config(text_config, num_speech_units)
         if from_scratch:
-            model = cls._from_config(config, **kwargs)
+            model = cls._from_config(config, **{name: kwargs[name] for name in kwargs.keys() - loading.keys()})
         else:
             with torch.device("meta"):  # not a second copy of large weights
                 model = cls(config)
@@ -82,13 +88,14 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
         return model
 
     def text_generation_config(self, text_config: PreTrainedConfig) -> GenerationConfig:
-        """Greedy search up to `<text_end>`: "we use greedy search for ASR decoding"."""
+        """Greedy search up to `<text_end>`, or `MAX_ANSWER_TOKENS`: "we use greedy search for ASR decoding"."""
         ends = text_config.eos_token_id
         last = ends[0] if isinstance(ends, list) else ends
         padding = text_config.pad_token_id if text_config.pad_token_id is not None else last
         return GenerationConfig(
             eos_token_id=self.config.text_end_token_id,
             pad_token_id=self.config.text_end_token_id if padding is None else padding,
+            max_new_tokens=min(MAX_ANSWER_TOKENS, self.config.max_position_embeddings // 2),
             do_sample=False,
             num_beams=1,
         )
@@ -119,7 +126,7 @@ class SpeechLMForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """
         The text model's own forward: arguments and results are its. Positions count real tokens, so that padding on
-        the left moves none.
+        the left moves none; with a cache they must be given, as `generate` does.
 
         input_ids, attention_mask, position_ids: `(batch, tokens)`; labels: `(batch, tokens)`, -100 where no loss is
         taken ("Loss Masking" has it on speech). Returns `logits` `(batch, tokens, vocabulary)`.

@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 from transformers import AutomaticSpeechRecognitionPipeline, GenerationConfig, PreTrainedModel
 
+from ..configuration.configuration_speech_lm import MAX_ANSWER_TOKENS
 from .pipeline_speech_recognition import WINDOW_SECONDS, SpeechRecognitionPipeline
 from .processing_speech_lm import SpeechLMProcessor
-from .speech_tasks import MAX_ANSWER_TOKENS, find_task
 
 
 class SpeechLMPipeline(SpeechRecognitionPipeline):
@@ -18,8 +18,9 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
     `SpeechRecognitionPipeline` for a SpeechLM: audio to speech units, units to text.
 
     Units are made on the pipeline's device, to which the processor's audio tokenizer is moved. Audio is cut at quiet
-    places into windows of at most 30 s, shorter where the context would not hold prompt, units and answer even if no
-    two codes merged to one piece. Each window is answered, and the answers are joined.
+    places into windows of at most 30 s, or of the longest audio that the model was trained on; shorter where the
+    context would not hold prompt, units and answer even if no two codes merged to one piece. Each window is answered,
+    and the answers are joined.
 
     A call takes two options more: `task`, one that the model was trained on, asked with the first of its prompts; or
     `prompt`, the question itself. Without them a model of several tasks does the first, one of a single task has no
@@ -70,7 +71,7 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
         """The base's options, and `task` or `prompt`, which two steps need: the prompt's length bounds the window."""
         preprocess, forward, postprocess = super()._sanitize_parameters(**options)
         if task is not None or prompt is not None:
-            preprocess["prompt"] = forward["prompt"] = self._question(task, prompt)
+            preprocess["prompt"] = forward["prompt"] = self.processor.question(task, prompt)
         if forward.keys() & {"max_new_tokens", "max_length", "generation_config"}:
             preprocess["answer_tokens"] = self._answer_tokens(forward)
         return preprocess, forward, postprocess
@@ -89,7 +90,7 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
         """
         context = self.model.config.max_position_embeddings
         answer_tokens = self._answer_tokens({}) if answer_tokens is None else answer_tokens
-        prompt = self._default_prompt() if prompt is None else prompt
+        prompt = self.processor.question(prompt=prompt)
         prompt_tokens = 0 if prompt is None else len(self.processor.prompt_ids(prompt))
         num_units = context - prompt_tokens - 1 - answer_tokens  # 1 for <speech_end>
         if num_units < 1:
@@ -97,13 +98,13 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
                 f"The context of {context} tokens has no room for speech beside a prompt of {prompt_tokens} and an "
                 f"answer of {answer_tokens}. Pass a smaller max_new_tokens."
             )
-        window = WINDOW_SECONDS * self.feature_extractor.sampling_rate
+        seconds = min(WINDOW_SECONDS, self.processor.max_seconds or WINDOW_SECONDS)
+        window = int(seconds * self.feature_extractor.sampling_rate)
         return self._cut(inputs, min(window, self.processor.max_samples(num_units)))
 
     def _forward(
         self, model_inputs: dict[str, Any], prompt: str | None = None, **generate_kwargs: Any
     ) -> dict[str, Any]:
-        prompt = self._default_prompt() if prompt is None else prompt
         rate = self.feature_extractor.sampling_rate
         waveforms = self._waveforms(model_inputs)
         inputs = self.processor(audio=waveforms, sampling_rate=rate, prompt=prompt, return_tensors="pt")
@@ -126,20 +127,6 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
                 "answer, instead."
             )
         return given.get("max_new_tokens", self._default_generation_config.max_new_tokens)
-
-    def _question(self, task: str | None, prompt: str | None) -> str | None:
-        """The prompt that a call asks for."""
-        if task is not None and prompt is not None:
-            raise ValueError(f"Got task={task!r} and prompt={prompt!r}. Pass one of them.")
-        if prompt is not None:
-            return prompt
-        tasks = self.processor.tasks
-        if task not in tasks:
-            raise ValueError(f"Got task={task!r}, but this model was trained on {', '.join(tasks)}.")
-        return find_task(task).prompts[0] if len(tasks) > 1 else None
-
-    def _default_prompt(self) -> str | None:
-        return self._question(self.processor.tasks[0], None)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save model and processor to a folder that `pipeline` loads; arguments as the model's `save_pretrained`."""

@@ -55,6 +55,8 @@ class SpeechLMProcessor(ProcessorMixin):
         unit_pieces: merges codes; each code is a unit when None.
         text_vocab_size: t, the embedding rows of the text model, spare ones included; needs tokenizer.
         tasks: what the model answers, names of `TASKS`. Several are told apart by their prompts; one needs none.
+        max_seconds: the longest audio that the model was trained on, at which the pipeline cuts; None where that is
+            not known.
 
     Raises:
         ValueError: half of tokenizer and text_vocab_size, a tokenizer with more tokens than the text model has rows
@@ -70,6 +72,7 @@ class SpeechLMProcessor(ProcessorMixin):
         unit_pieces: UnitPieces | None = None,
         text_vocab_size: int | None = None,
         tasks: Sequence[str] = ("asr",),
+        max_seconds: float | None = None,
     ):
         super().__init__(feature_extractor)
         if (tokenizer is None) != (text_vocab_size is None):
@@ -88,6 +91,7 @@ class SpeechLMProcessor(ProcessorMixin):
         self.unit_pieces = unit_pieces
         self.text_vocab_size = text_vocab_size
         self.tasks = tuple(find_task(name).name for name in tasks)
+        self.max_seconds = max_seconds
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -95,12 +99,15 @@ class SpeechLMProcessor(ProcessorMixin):
         return ["feature_extractor"]
 
     def with_text_model(
-        self, tokenizer: PreTrainedTokenizerBase, text_vocab_size: int, tasks: Sequence[str] = ("asr",)
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text_vocab_size: int,
+        tasks: Sequence[str] = ("asr",),
+        max_seconds: float | None = None,
     ) -> "SpeechLMProcessor":
         """The same units for another text model; arguments as above. The audio tokenizer is shared."""
-        return type(self)(
-            self.feature_extractor, self.audio_tokenizer, tokenizer, self.unit_pieces, text_vocab_size, tasks
-        )
+        units = self.feature_extractor, self.audio_tokenizer
+        return type(self)(*units, tokenizer, self.unit_pieces, text_vocab_size, tasks, max_seconds)
 
     @property
     def num_speech_units(self) -> int:
@@ -214,15 +221,33 @@ class SpeechLMProcessor(ProcessorMixin):
         Ids of a prompt as it is; normalized where the tokenizer does not know its characters.
 
         Raises:
-            ValueError: as `text_ids`.
+            ValueError: an empty one, and as `text_ids`.
         """
         self._need_text()
         refuse_special_tokens(self.tokenizer, prompt, END_TOKENS)
-        normalized = normalize_transcript(prompt)
+        if not prompt.strip():
+            raise ValueError(f"Got the prompt {prompt!r}: ask something, or leave it out.")
         try:
             return encode_known(self.tokenizer, prompt, add_special_tokens=False)
         except ValueError:  # capitals and full stops are nothing to a tokenizer of lower-case letters
-            return encode_known(self.tokenizer, normalized, add_special_tokens=False)
+            return encode_known(self.tokenizer, normalize_transcript(prompt), add_special_tokens=False)
+
+    def question(self, task: str | None = None, prompt: str | list[str] | None = None) -> str | list[str] | None:
+        """
+        The prompt, or the first of the task's; of the first task where neither is given. None for a model of a single
+        task, which has no prompts.
+
+        Raises:
+            ValueError: both, or a task that the model was not trained on.
+        """
+        if task is not None and prompt is not None:
+            raise ValueError(f"Got task={task!r} and prompt={prompt!r}. Pass one of them.")
+        if prompt is not None:
+            return prompt
+        task = self.tasks[0] if task is None else task
+        if task not in self.tasks:
+            raise ValueError(f"Got task={task!r}, but this model was trained on {', '.join(self.tasks)}.")
+        return find_task(task).prompts[0] if len(self.tasks) > 1 else None
 
     def sequence(
         self, units: Sequence[int], text: str | None = None, prompt: str | None = None
@@ -249,23 +274,31 @@ class SpeechLMProcessor(ProcessorMixin):
         units: Sequence[int] | Sequence[Sequence[int]] | None = None,
         text: str | list[str] | None = None,
         prompt: str | list[str] | None = None,
+        task: str | None = None,
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
+        padding: bool | str = "longest",
     ) -> BatchFeature:
         """
         A batch for `generate`: sequences up to `<speech_end>`, padded on the left. With text they end in the answer.
 
         audio, sampling_rate: see `units`; units: of one utterance or of several, made before. One of the two.
-        text: one answer per utterance; prompt: one for all, or one per utterance.
+        text: one answer per utterance; prompt: one for all, or one per utterance; task: see `question`.
 
         Returns `input_ids` and `attention_mask` `(batch, tokens)`.
 
         Raises:
-            ValueError: neither or both of audio and units, numbers that differ, what `units` and `sequence` refuse.
+            ValueError: neither or both of audio and units, numbers that differ, a padding other than "longest", what
+                `units`, `question` and `sequence` refuse.
         """
+        if padding not in (True, "longest"):
+            raise ValueError(
+                f'Sequences are padded to the longest of the batch; got padding={padding!r}. Pass "longest".'
+            )
         if (audio is None) == (units is None):
             raise ValueError("Pass either `audio=` with `sampling_rate=`, or `units=`, not neither or both.")
         rows = self.units(audio, sampling_rate) if units is None else listed(units)
+        prompt = self.question(task, prompt)
         prompts = [prompt] * len(rows) if prompt is None or isinstance(prompt, str) else list(prompt)
         texts = [None] * len(rows) if text is None else [text] if isinstance(text, str) else list(text)
         for name, given in (("prompts", prompts), ("texts", texts)):
@@ -319,6 +352,7 @@ class SpeechLMProcessor(ProcessorMixin):
             "unit_pieces": None if self.unit_pieces is None else FILE_NAME,
             "text_vocab_size": self.text_vocab_size,
             "tasks": list(self.tasks),
+            "max_seconds": self.max_seconds,
         }
         return fields | {name: value for name, value in vars(self).items() if name == "auto_map"}
 
@@ -375,6 +409,7 @@ class SpeechLMProcessor(ProcessorMixin):
             unit_pieces=None if fields["unit_pieces"] is None else load_pieces(name, fields["unit_pieces"], **hub),
             text_vocab_size=fields["text_vocab_size"],
             tasks=fields["tasks"],
+            max_seconds=fields["max_seconds"],
         )
 
     def _need_text(self) -> None:

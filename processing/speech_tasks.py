@@ -3,8 +3,6 @@
 import random
 from dataclasses import dataclass
 
-MAX_ANSWER_TOKENS = 150  # texts are at most so long in SLD's released code
-
 
 @dataclass(frozen=True)
 class SpeechTask:

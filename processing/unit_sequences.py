@@ -26,7 +26,8 @@ def make_sequences(
         max_tokens: the model's context.
         prompted: begin with one of the task's prompts, always the same for an utterance.
 
-    Returns columns `input_ids` (prompt, units, `<speech_end>`, answer, `<text_end>`), `num_prompt`, `num_tokens`.
+    Returns columns `input_ids` (prompt, units, `<speech_end>`, answer, `<text_end>`), `num_prompt`, `num_tokens` and
+    `task`.
 
     Raises:
         ValueError: a task without its column, an answer that is empty or holds special tokens or units that are not
@@ -46,6 +47,7 @@ def make_sequences(
             "input_ids": sequence["input_ids"],
             "num_prompt": sequence["num_prompt"],
             "num_tokens": len(sequence["input_ids"]),
+            "task": task,
         }
 
     options = dict(remove_columns=rows.column_names, desc=f"sequences of {task}", keep_in_memory=True)

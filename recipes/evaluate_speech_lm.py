@@ -36,6 +36,8 @@ TITLES = {  # the table's lines, in order; that of a condition follows that of c
     "wer": "WER",
     "cer": "CER",
     "accuracy": "accuracy",
+    "accuracy_worst_speaker": "accuracy of the worst speaker",
+    "accuracy_best_speaker": "accuracy of the best speaker",
     "majority": "accuracy of the most frequent class",
     "unparsed": "answers that are no class",
 }

@@ -65,6 +65,8 @@ EMOTION_COLUMNS = {
     "accuracy": "accuracy",
     "accuracy_low": "from",
     "accuracy_high": "to",
+    "accuracy_worst_speaker": "worst speaker",
+    "accuracy_best_speaker": "best speaker",
     "majority": "majority class",
     "unparsed": "no class",
     **{f"accuracy/{name}": title for name, title in CONDITIONS.items()},

@@ -186,12 +186,15 @@ def main(arguments: list[str] | None = None):
         recipe.text_model, units.num_speech_units, recipe.from_scratch, dtype=dtype
     )
     tokenizer = AutoTokenizer.from_pretrained(recipe.text_model)
-    processor = units.with_text_model(tokenizer, model.config.text_vocab_size, list(recipe.sources))
+    processor = units.with_text_model(
+        tokenizer, model.config.text_vocab_size, list(recipe.sources), recipe.max_seconds
+    )
     processor.audio_tokenizer.to(args.device)
     cache, context = Path(recipe.unit_cache or f"{args.output_dir}/units"), model.config.max_position_embeddings
     sequences = {
         split: load_sequences(recipe, processor, split, context, cache, args.seed) for split in ("train", "validation")
     }
+    processor.audio_tokenizer.to("cpu")  # units are all made
     trainer = SpeechLMTrainer(
         model=add_adapters(model, recipe.lora_rank) if recipe.lora else model,
         args=args,

@@ -199,6 +199,9 @@ def test_an_answer_is_right_when_it_is_the_class_and_nothing_else():
     assert found["majority"] == 50.0  # always "happy"
     assert found["unparsed"] == 25.0
     assert found["accuracy_low"] < 50.0 < found["accuracy_high"]
+    found = AnswerAccuracy().compute(predictions=answers, references=references, speakers=["a", "a", "a", "b"])
+    assert found["accuracy_worst_speaker"] == 0.0
+    assert found["accuracy_best_speaker"] == pytest.approx(200 / 3)
 
 
 def test_the_interval_is_that_of_resampled_utterances():
@@ -208,11 +211,11 @@ def test_the_interval_is_that_of_resampled_utterances():
     assert accuracy_interval(90, 240) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.5)
 
 
-def test_the_interval_is_seeded_and_shrinks_with_more_utterances():
-    assert accuracy_interval(30, 80) == accuracy_interval(30, 80)
+def test_the_interval_shrinks_with_more_utterances_and_is_open_where_all_are_right_or_wrong():
     few, many = (np.ptp(accuracy_interval(share, 4 * share)) for share in (20, 2000))
     assert many < few / 5
-    assert accuracy_interval(0, 80) == (0.0, 0.0) and accuracy_interval(80, 80) == (100.0, 100.0)
+    (lowest, none), (all_right, highest) = accuracy_interval(0, 80), accuracy_interval(80, 80)
+    assert lowest == 0.0 and 2 < none < 6 and 94 < all_right < 98 and highest == 100.0
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (3, 2), (-1, 2)])

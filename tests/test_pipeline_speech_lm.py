@@ -157,6 +157,18 @@ def test_windows_fit_even_if_no_two_codes_merge(tiny_speech_lm, tiny_speech_proc
     assert 10 < max(len(row) for row in rows) <= 96 - 70
 
 
+def test_windows_are_not_longer_than_what_the_model_was_trained_on(
+    tiny_speech_lm, tiny_speech_processor, tokenizer, read, make_speech, tmp_path
+):
+    short = tiny_speech_processor.with_text_model(tokenizer, 31, max_seconds=0.8)
+    short.save_pretrained(tmp_path)
+    loaded = SpeechLMProcessor.from_pretrained(tmp_path)
+    transcriber = SpeechLMPipeline(model=tiny_speech_lm, processor=loaded, device="cpu")
+    rows = read(transcriber)
+    transcriber(make_speech(40000))
+    assert len(rows) >= 4 and max(len(row) for row in rows) <= 0.8 * 25 + 1
+
+
 def test_generation_arguments_reach_the_model(transcriber, tiny_speech_folder, make_speech):
     speech = make_speech(8000)
     whole = transcriber(speech)["text"]

@@ -17,6 +17,7 @@ from transformers.utils import hub
 
 from clearspeech import DisentangledWhisperModel
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
+from clearspeech.processing.speech_tasks import TASKS
 from clearspeech.processing.unit_pieces import UnitPieces
 
 TEXT_END, SPEECH_END, FIRST_UNIT = 31, 32, 33  # behind the character tokenizer's 31 rows
@@ -117,6 +118,28 @@ def test_prompts_stay_as_they_are_where_the_tokenizer_knows_their_characters(pro
         processor.prompt_ids("Say 7.")
 
 
+def test_a_model_of_several_tasks_is_asked_the_first_unless_told_otherwise(processor, tokenizer):
+    asking = processor.with_text_model(tokenizer, 31, ("asr", "emotion"))
+
+    def written(**options) -> list[int]:
+        return asking(units=[3, 1], **options)["input_ids"][0]
+
+    for task in ("asr", "emotion"):
+        assert written(task=task) == asking.sequence([3, 1], prompt=TASKS[task].prompts[0])["input_ids"]
+    assert written() == written(task="asr") and written(prompt="say it") != written()
+    with pytest.raises(ValueError, match="Pass one of them"):
+        written(task="asr", prompt="say it")
+    with pytest.raises(ValueError, match="trained on asr"):
+        processor(units=[3, 1], task="emotion")
+
+
+def test_padding_is_to_the_longest_whatever_it_is_called(processor):
+    batch = processor(units=[[1, 2], [3]], padding=True)
+    assert batch == processor(units=[[1, 2], [3]], padding="longest") == processor(units=[[1, 2], [3]])
+    with pytest.raises(ValueError, match="got padding='max_length'"):
+        processor(units=[[1, 2], [3]], padding="max_length")
+
+
 def test_a_tokenizer_without_padding_pads_with_its_end_of_text(processor):
     other = processor.with_text_model(words_tokenizer(["one"], eos_token="</s>"), 10)
     assert other.pad_token_id == other.tokenizer.eos_token_id == 2
@@ -203,7 +226,7 @@ def test_max_samples_give_at_most_so_many_units(processor, kmeans, make_speech):
         ({"units": [[1], [2]], "prompt": ["a", "b", "c"]}, "Got 2 utterances and 3 prompts"),
         ({"units": [1], "text": ""}, "nothing is left of the transcript ''"),
         ({"units": [1], "text": "?!"}, "nothing is left of the transcript"),
-        ({"units": [1], "prompt": " "}, "nothing is left"),
+        ({"units": [1], "prompt": " "}, "Got the prompt ' ': ask something"),
         ({"units": [1], "text": "7 up"}, r"outside the tokenizer's vocabulary: \['7'\]"),
         ({"units": [1], "text": "one <text_end> two"}, "special tokens <text_end>"),
         ({"units": [1], "text": "one <speech_end> two"}, "special tokens <speech_end>"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPT2Config, Qwen2Config
 
 import clearspeech  # noqa: F401  (registers the classes)
 from clearspeech.configuration.configuration_speech_lm import SpeechLMConfig
@@ -98,6 +98,27 @@ def test_an_utterance_has_the_same_text_alone_and_in_a_left_padded_batch(speech_
     for index, row in enumerate(rows):
         alone = speech_lm.generate(row[None], attention_mask=torch.ones(1, len(row)), **options)[0, len(row) :]
         torch.testing.assert_close(together[index, : len(alone)], alone)
+
+
+def test_answers_are_as_long_as_the_papers_or_half_a_shorter_context(text_model, tmp_path):
+    assert SpeechLMForCausalLM.from_text_model(str(text_model[1]), NUM_UNITS).generation_config.max_new_tokens == 32
+    GPT2Config(**GPT2.to_dict() | {"n_positions": 512}).save_pretrained(tmp_path / "long")
+    model = SpeechLMForCausalLM.from_text_model(str(tmp_path / "long"), NUM_UNITS, from_scratch=True)
+    model.generation_config.eos_token_id = None
+    assert model.generate(torch.tensor([[60]]), min_new_tokens=100).shape[1] == 1 + 150
+
+
+def test_options_of_loading_reach_the_configuration_too(text_model, monkeypatch):
+    asked = []
+    load = AutoConfig.from_pretrained
+
+    def watched(name, **options):
+        asked.append(options)
+        return load(name, **options)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", watched)
+    SpeechLMForCausalLM.from_text_model(str(text_model[1]), NUM_UNITS, revision="main", dtype=torch.float32)
+    assert {"revision": "main"} in asked
 
 
 @pytest.mark.parametrize("num_units, num_beams", [(65, 1), (60, 1), (60, 2)])  # at once, or while it writes

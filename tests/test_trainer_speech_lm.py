@@ -104,8 +104,8 @@ def test_logits_taken_in_parts_give_the_same_loss_and_gradients(tmp_path, monkey
     trainer = build_trainer(METHOD, tmp_path, time_masking=0.0)
     batch = first_batch(trainer)
     gradients = []
-    for limit in (trainer_speech_lm.LOGITS_AT_ONCE, 300):
-        monkeypatch.setattr(trainer_speech_lm, "LOGITS_AT_ONCE", limit)
+    for limit in (trainer_speech_lm.LOGITS_AT_ONCE["cpu"], 300):
+        monkeypatch.setitem(trainer_speech_lm.LOGITS_AT_ONCE, "cpu", limit)
         loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts_of(trainer, batch))
         gradients.append([loss, *torch.autograd.grad(loss, list(trainer.model.parameters()))])
     for whole, parts in zip(*gradients, strict=True):

@@ -20,7 +20,7 @@ def rows() -> Dataset:
 
 def test_a_sequence_is_the_processors(rows, tiny_speech_processor):
     made = make_sequences(rows, tiny_speech_processor, max_tokens=64)
-    assert made.column_names == ["input_ids", "num_prompt", "num_tokens"]
+    assert made.column_names == ["input_ids", "num_prompt", "num_tokens", "task"]
     for row, sequence in zip(rows, made, strict=True):
         expected = tiny_speech_processor.sequence(row["units"], row["text"])
         assert sequence["input_ids"] == expected["input_ids"]

@@ -21,13 +21,13 @@ import jiwer
 import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
+from scipy.stats import binomtest
 from torch import Tensor
 
 from ..processing.text_normalization import normalize_text
 
 CODE_LISTS = datasets.Sequence(datasets.Value("int64"))
 UNANIMOUS = 1.0 - 1e-3  # a mean score of +-1; the next one below is 1 - 2 / voters
-NUM_RESAMPLES = 10_000  # of a bootstrap; the ends of a 95 % interval are then known to 3 % of a standard error
 
 
 class InMemoryMetric(evaluate.Metric):
@@ -114,21 +114,28 @@ class AnswerAccuracy(InMemoryMetric):
     def _info(self) -> evaluate.MetricInfo:
         return self._describe({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
 
-    def _compute(self, predictions: list[str], references: list[str], seed: int = 0) -> dict[str, float]:
+    def _compute(
+        self, predictions: list[str], references: list[str], speakers: Sequence[str] | None = None
+    ) -> dict[str, float]:
         """
         predictions, references: for each utterance the answer and the name of its class. Classes are those that occur
-        in the references; an answer that is no class's name is wrong.
+        in the references; an answer that is no class's name is wrong. speakers: who says it, where that is known.
 
-        Returns `accuracy`; `accuracy_low` and `accuracy_high`, its 95 % interval over utterances (`accuracy_interval`,
-        with `seed`); `majority`, the accuracy of always answering the most frequent class; `unparsed`, the share of
-        answers that are no class. Raises ValueError for no utterance, and for an empty reference.
+        Returns `accuracy`; `accuracy_low` and `accuracy_high`, its 95 % interval over utterances
+        (`accuracy_interval`); `majority`, the accuracy of always answering the most frequent class; `unparsed`, the
+        share of answers that are no class; with speakers, `accuracy_worst_speaker` and `accuracy_best_speaker`. Raises
+        ValueError for no utterance, and for an empty reference.
         """
         references, predictions = _normalize(predictions, references)
         counts, total = Counter(references), len(references)
-        num_right = sum(map(str.__eq__, predictions, references))
-        low, high = accuracy_interval(num_right, total, seed)
-        return {
-            "accuracy": 100.0 * num_right / total,
+        right = np.array([*map(str.__eq__, predictions, references)])
+        low, high = accuracy_interval(int(right.sum()), total)
+        of_speakers = {}
+        if speakers is not None:
+            rates = [100.0 * float(right[np.array(speakers) == each].mean()) for each in set(speakers)]
+            of_speakers = {"accuracy_worst_speaker": min(rates), "accuracy_best_speaker": max(rates)}
+        return of_speakers | {
+            "accuracy": 100.0 * float(right.mean()),
             "accuracy_low": low,
             "accuracy_high": high,
             "majority": 100.0 * max(counts.values()) / total,
@@ -214,19 +221,17 @@ def vote_statistics(votes: Tensor) -> dict[str, float | list[float]]:
     }
 
 
-def accuracy_interval(num_right: int, total: int, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
+def accuracy_interval(num_right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Percentile bootstrap interval of an accuracy over utterances: lowest and highest in percent.
+    Wilson's score interval of an accuracy over utterances: lowest and highest in percent.
 
-    `total` utterances drawn with replacement from `num_right` right and all other wrong ones are right a binomial
-    number of times, so that is drawn. It says how far other utterances of these speakers would move the accuracy,
-    not other speakers. Raises ValueError unless 0 <= num_right <= total and total >= 1.
+    It says how far other utterances of these speakers would move the accuracy, not other speakers. Raises ValueError
+    unless 0 <= num_right <= total and total >= 1.
     """
     if not 0 <= num_right <= total or total < 1:
         raise ValueError(f"An accuracy needs 0 <= num_right <= total and total >= 1; got {num_right} of {total}.")
-    resampled = np.random.default_rng(seed).binomial(total, num_right / total, NUM_RESAMPLES)
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return 100.0 * float(low) / total, 100.0 * float(high) / total
+    low, high = binomtest(num_right, total).proportion_ci(confidence, method="wilson")
+    return 100.0 * float(low), 100.0 * float(high)
 
 
 def relative_error_reduction(error: float, baseline: float) -> float:

@@ -8,10 +8,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..configuration.configuration_speech_lm import MAX_ANSWER_TOKENS
 from ..processing.audio_reading import SAMPLING_RATE
 from ..processing.perturbation import Perturbation, utterance_seed
 from ..processing.processing_speech_lm import SpeechLMProcessor
-from ..processing.speech_tasks import MAX_ANSWER_TOKENS, draw_prompt, find_task
+from ..processing.speech_tasks import draw_prompt, find_task
 from .evaluation import TABLE_13, length_batches, perturbed_views, snr_sweep
 from .metrics import AnswerAccuracy, CharacterErrorRate, WordErrorRate
 
@@ -26,10 +27,12 @@ class SpokenTest:
     Args:
         waveforms: `(samples,)` at 16 kHz each.
         references: by task one right answer per utterance.
+        speakers: who says each; None where that is not known of all.
     """
 
     waveforms: list[np.ndarray]
     references: dict[str, list[str]]
+    speakers: list[str] | None = None
 
 
 def read_test(corpus: Dataset, tasks: Sequence[str], source: str) -> SpokenTest:
@@ -45,7 +48,8 @@ def read_test(corpus: Dataset, tasks: Sequence[str], source: str) -> SpokenTest:
             f"{', '.join(corpus.column_names)}. Give another corpus or task."
         )
     waveforms = [np.asarray(waveform, dtype=np.float32) for waveform in corpus.select_columns("audio")[:]["audio"]]
-    test = SpokenTest(waveforms, references={})
+    speakers = corpus.select_columns("speaker")[:]["speaker"] if "speaker" in corpus.column_names else [None]
+    test = SpokenTest(waveforms, references={}, speakers=speakers if all(speakers) else None)
     for task, column in columns.items():
         if column not in corpus.column_names:
             continue
@@ -127,11 +131,11 @@ def answer(
     return [texts[row] for row in range(len(units))]
 
 
-def score(task: str, answers: list[str], references: list[str]) -> dict[str, float]:
+def score(task: str, answers: list[str], references: list[str], speakers: list[str] | None = None) -> dict[str, float]:
     """Of a task that answers in free text `wer` and `cer` in percent, of another the keys of `AnswerAccuracy`."""
     given = dict(predictions=answers, references=references)
     if find_task(task).answer_column != "text":
-        return AnswerAccuracy().compute(**given)
+        return AnswerAccuracy().compute(**given, speakers=speakers)
     return WordErrorRate().compute(**given) | CharacterErrorRate().compute(**given)
 
 
@@ -161,7 +165,7 @@ def measure(
         for task, references in test.references.items():
             title = f"{task}, {condition or 'clean'}"
             answers = answer(model, processor, units, prompts[task], batch_size, num_beams, title)
-            for name, value in score(task, answers, references).items():
+            for name, value in score(task, answers, references, test.speakers).items():
                 if not condition:
                     table[name] = value
                 elif name != "majority":  # which no noise changes

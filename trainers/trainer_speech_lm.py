@@ -17,7 +17,7 @@ from .speech_trainer import SpeechTrainer
 SPEECH_LOSSES = ("none", "ce", "label_smoothing", "kl", "sld")  # rows i to v of Table 1
 KL_POSITIONS = ("speech", "reference")
 KL_REDUCTIONS = ("batch", "token")
-LOGITS_AT_ONCE = 2**21  # 8 MB in float32; more are taken in parts
+LOGITS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}  # 8 and 256 MB in float32; more are taken in parts
 
 
 @dataclass
@@ -153,11 +153,11 @@ class SpeechLMTrainer(SpeechTrainer):
         Sum of each term over the tokens. logits: `(batch, tokens, vocabulary)`; labels: `(batch, tokens)`.
 
         A part of the tokens at a time, computed again in the backward pass: logits are the largest tensors of a step
-        (1.8 GB for eight of the paper's sequences), and of their size nothing but their gradient is kept. Few logits,
-        as of a small vocabulary, are no part: nothing is computed twice.
+        (1.8 GB for eight of the paper's sequences), and of their size nothing but their gradient is kept, twice while
+        the parts' gradients are joined. Few logits, as of a small vocabulary, are no part: nothing is computed twice.
         """
         logits, labels = logits.flatten(0, 1), labels.flatten()
-        num_parts = -(-logits.numel() // LOGITS_AT_ONCE)
+        num_parts = -(-logits.numel() // LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE["cuda"]))
         if num_parts == 1:
             return self.sums_of_part(logits, labels)
         parts = [
@@ -185,13 +185,12 @@ class SpeechLMTrainer(SpeechTrainer):
 
     def mask_time(self, inputs: dict[str, Tensor]) -> Tensor:
         """Each real token of `input_ids` `(batch, tokens)` replaced with the padding token, by chance; labels stay."""
-        input_ids, real = inputs["input_ids"].clone(), inputs["attention_mask"].bool()
-        for row, seed in enumerate(inputs["seeds"].tolist()):
+        input_ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(dim=1)
+        drawn = torch.zeros(input_ids.shape, dtype=torch.bool)
+        for row, (seed, length) in enumerate(zip(inputs["seeds"].tolist(), lengths.tolist())):
             generator = torch.Generator().manual_seed(self.step_seed(seed))
-            drawn = torch.rand(int(real[row].sum()), generator=generator) < self.args.time_masking
-            tokens = input_ids[row, real[row]]
-            input_ids[row, real[row]] = tokens.masked_fill(drawn.to(tokens.device), self.mask_token_id)
-        return input_ids
+            drawn[row, :length] = torch.rand(length, generator=generator) < self.args.time_masking
+        return input_ids.masked_fill(drawn.to(input_ids.device), self.mask_token_id)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
@@ -222,9 +221,17 @@ class SpeechLMTrainer(SpeechTrainer):
 
     @torch.no_grad()
     def word_error_rate(self, dataset) -> float:
-        """In percent, of greedy search on `evaluation_wer_rows` rows, always the same, shared among the processes."""
-        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-        chosen = chosen[: self.args.evaluation_wer_rows].tolist()
+        """
+        In percent, of greedy search on `evaluation_wer_rows` transcripts, always the same, shared among the processes.
+
+        Raises:
+            ValueError: no transcript among the rows, which may be of other tasks.
+        """
+        transcripts = [row for row, task in enumerate(dataset.select_columns("task")["task"]) if task == "asr"]
+        if not transcripts:
+            raise ValueError("evaluation_wer_rows asks for transcripts, but no validation row is one: set it to 0.")
+        order = torch.randperm(len(transcripts), generator=torch.Generator().manual_seed(0))
+        chosen = [transcripts[place] for place in order[: self.args.evaluation_wer_rows].tolist()]
         first, world = self.args.process_index, self.args.world_size
         # as many on every process, so that with ZeRO-3 all of them generate together
         mine = [chosen[(start + first) % len(chosen)] for start in range(0, len(chosen), world)]
