@@ -46,7 +46,7 @@ def setting(results: Results) -> str:
         f"Ours: {run.parameters / 1e6:.2f} M parameters with the rows of *{run.row}*, from random weights, "
         f"{option(run, '--max_steps')[0]} steps, trained on {corpora}, greedy search; measured with torch "
         f"{machine['torch']}, transformers {machine['transformers']}, {machine['device']}. The paper's: GPT-2 medium, "
-        "pretrained on text, 960 hours of LibriSpeech. The figures of the two are not comparable, their order is.\n\n"
+        "pretrained on text, 960 hours of LibriSpeech. The figures of the two are not comparable.\n\n"
         f"```\n{run.command}\n```\n"
     )
 
