@@ -80,7 +80,10 @@ class RecipeArguments:
     )
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     batch_frames: int = field(default=10_000, metadata={"help": "Frames per step of k-means."})
-    num_passes: int = field(default=1, metadata={"help": "How often k-means sees all frames."})
+    num_passes: int = field(
+        default=1,
+        metadata={"help": "How often k-means sees all frames; the paper's code does until nothing gets better."},
+    )
     num_inits: int = field(default=20, metadata={"help": "Starts of k-means, of which the best is taken."})
     reassignment_ratio: float = field(
         default=0.01, metadata={"help": "Clusters smaller than this share of the largest begin anew."}

@@ -11,8 +11,12 @@ The SLD paper's run (its section 4.1; eight 80 GB GPUs, one day), after `recipes
 tasks on a large text model, with adapters and ZeRO-3, units from a StableToken folder as they are:
 
     accelerate launch --config_file recipes/accelerate/zero3.yaml recipes/train_speech_lm.py --bf16 --lora \\
-        --text_model Qwen/Qwen2.5-3B --units outputs/stable_token --speech_loss none \\
-        --dataset openslr/librispeech_asr:all --emotion_dataset RAVDESS --output_dir outputs/speech_llm
+        --text_model Qwen/Qwen2.5-3B --units outputs/stable_token --speech_loss none --time_masking 0 \\
+        --learning_rate 4e-4 --lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs '{"min_lr": 4e-5}' \\
+        --weight_decay 0.1 --dataset openslr/librispeech_asr:all --emotion_dataset RAVDESS \\
+        --output_dir outputs/speech_llm
+
+Its rates and decay are those of StableToken's Table 15.
 
 On two CPU cores, units from the kept mini StableToken (about 15 minutes):
 
