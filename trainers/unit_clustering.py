@@ -38,9 +38,9 @@ def fit_kmeans(
     """
     Mini-batch k-means (Sculley, 2010) by scikit-learn's `partial_fit`: memory does not grow with the corpus.
 
-    The defaults are those of the SLD paper's code, k-means++ and the best of 20 starts, but for one: the code goes over
-    the frames until nothing gets better for 100 batches, this over a stream `num_passes` times. It starts from the
-    first three batches, so let `features` be in random order. The same features and seed give the same centroids.
+    The defaults are those of the SLD paper's code, k-means++ and the best of 20 starts, but for one: the code goes on
+    until nothing gets better for 100 batches, this goes over a stream `num_passes` times. It starts from the first
+    three batches, so let `features` be in random order. The same features and seed give the same centroids.
 
     Args:
         features: names of utterances and their frames `(frames, dim)`; iterated over once per pass.
