@@ -11,6 +11,7 @@ from transformers import AutomaticSpeechRecognitionPipeline, GenerationConfig, P
 from ..configuration.configuration_speech_lm import MAX_ANSWER_TOKENS
 from .pipeline_speech_recognition import WINDOW_SECONDS, SpeechRecognitionPipeline
 from .processing_speech_lm import SpeechLMProcessor
+from .speech_tasks import choose_prompt
 
 
 class SpeechLMPipeline(SpeechRecognitionPipeline):
@@ -71,7 +72,7 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
         """The base's options, and `task` or `prompt`, which two steps need: the prompt's length bounds the window."""
         preprocess, forward, postprocess = super()._sanitize_parameters(**options)
         if task is not None or prompt is not None:
-            preprocess["prompt"] = forward["prompt"] = self.processor.question(task, prompt)
+            preprocess["prompt"] = forward["prompt"] = choose_prompt(self.processor.tasks, task, prompt)
         if forward.keys() & {"max_new_tokens", "max_length", "generation_config"}:
             preprocess["answer_tokens"] = self._answer_tokens(forward)
         return preprocess, forward, postprocess
@@ -90,7 +91,7 @@ class SpeechLMPipeline(SpeechRecognitionPipeline):
         """
         context = self.model.config.max_position_embeddings
         answer_tokens = self._answer_tokens({}) if answer_tokens is None else answer_tokens
-        prompt = self.processor.question(prompt=prompt)
+        prompt = choose_prompt(self.processor.tasks, prompt=prompt)
         prompt_tokens = 0 if prompt is None else len(self.processor.prompt_ids(prompt))
         num_units = context - prompt_tokens - 1 - answer_tokens  # 1 for <speech_end>
         if num_units < 1:

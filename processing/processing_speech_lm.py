@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from ..configuration.configuration_speech_lm import NUM_END_TOKENS
-from .speech_tasks import find_task
+from .speech_tasks import choose_prompt, find_task
 from .text_encoding import check_text_rows, encode_known, normalize_transcript, refuse_special_tokens
 from .unit_pieces import FILE_NAME, UnitPieces
 from .unit_sources import check_pieces, load_audio_tokenizer, load_pieces, save_audio_tokenizer
-from .waveform_checks import check_waveform_for
+from .waveform_checks import check_waveform_for, list_waveforms
 
 AUDIO_TOKENIZER_FOLDER = "audio_tokenizer"
 END_TOKENS = ("<text_end>", "<speech_end>")
@@ -159,9 +159,7 @@ class SpeechLMProcessor(ProcessorMixin):
                 f"Expected sampling_rate={self.feature_extractor.sampling_rate} (Hz), got {sampling_rate}. Pass the "
                 "audio's own rate; resample if it is another."
             )
-        waveforms = [self.check_waveform(waveform).numpy() for waveform in listed(audio)]
-        if not waveforms:
-            raise ValueError("Got no audio: an empty list. Pass one waveform or a list with at least one.")
+        waveforms = [self.check_waveform(waveform).numpy() for waveform in list_waveforms(audio)]
         device, dtype = self.audio_tokenizer.device, self.audio_tokenizer.dtype
         padded = {"padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
         features = self.feature_extractor(waveforms, sampling_rate=sampling_rate, device=device, **padded)
@@ -196,11 +194,10 @@ class SpeechLMProcessor(ProcessorMixin):
         units = [int(unit) for unit in units]
         if not units:
             raise ValueError("Got no speech units: leave out empty recordings.")
-        lowest, highest = min(units), max(units)
-        if lowest < 0 or highest >= self.num_speech_units:
+        if min(units) < 0 or max(units) >= self.num_speech_units:
             raise ValueError(
-                f"Speech units must be 0 to {self.num_speech_units - 1}; got {lowest} to {highest}. They were made by "
-                "another audio tokenizer or with other pieces: make them with this processor."
+                f"Speech units must be 0 to {self.num_speech_units - 1}; got {min(units)} to {max(units)}. They were "
+                "made by another audio tokenizer or with other pieces: make them with this processor."
             )
         return [self.text_vocab_size + NUM_END_TOKENS + unit for unit in units]
 
@@ -231,23 +228,6 @@ class SpeechLMProcessor(ProcessorMixin):
             return encode_known(self.tokenizer, prompt, add_special_tokens=False)
         except ValueError:  # capitals and full stops are nothing to a tokenizer of lower-case letters
             return encode_known(self.tokenizer, normalize_transcript(prompt), add_special_tokens=False)
-
-    def question(self, task: str | None = None, prompt: str | list[str] | None = None) -> str | list[str] | None:
-        """
-        The prompt, or the first of the task's; of the first task where neither is given. None for a model of a single
-        task, which has no prompts.
-
-        Raises:
-            ValueError: both, or a task that the model was not trained on.
-        """
-        if task is not None and prompt is not None:
-            raise ValueError(f"Got task={task!r} and prompt={prompt!r}. Pass one of them.")
-        if prompt is not None:
-            return prompt
-        task = self.tasks[0] if task is None else task
-        if task not in self.tasks:
-            raise ValueError(f"Got task={task!r}, but this model was trained on {', '.join(self.tasks)}.")
-        return find_task(task).prompts[0] if len(self.tasks) > 1 else None
 
     def sequence(
         self, units: Sequence[int], text: str | None = None, prompt: str | None = None
@@ -283,13 +263,13 @@ class SpeechLMProcessor(ProcessorMixin):
         A batch for `generate`: sequences up to `<speech_end>`, padded on the left. With text they end in the answer.
 
         audio, sampling_rate: see `units`; units: of one utterance or of several, made before. One of the two.
-        text: one answer per utterance; prompt: one for all, or one per utterance; task: see `question`.
+        text: one answer per utterance; prompt: one for all, or one per utterance; task: see `choose_prompt`.
 
         Returns `input_ids` and `attention_mask` `(batch, tokens)`.
 
         Raises:
             ValueError: neither or both of audio and units, numbers that differ, a padding other than "longest", what
-                `units`, `question` and `sequence` refuse.
+                `units`, `choose_prompt` and `sequence` refuse.
         """
         if padding not in (True, "longest"):
             raise ValueError(
@@ -297,16 +277,15 @@ class SpeechLMProcessor(ProcessorMixin):
             )
         if (audio is None) == (units is None):
             raise ValueError("Pass either `audio=` with `sampling_rate=`, or `units=`, not neither or both.")
-        rows = self.units(audio, sampling_rate) if units is None else listed(units)
-        prompt = self.question(task, prompt)
-        prompts = [prompt] * len(rows) if prompt is None or isinstance(prompt, str) else list(prompt)
+        rows = self.units(audio, sampling_rate) if units is None else list_waveforms(units)
+        asked = choose_prompt(self.tasks, task, prompt)
+        prompts = list(asked) if isinstance(asked, list) else [asked] * len(rows)
         texts = [None] * len(rows) if text is None else [text] if isinstance(text, str) else list(text)
         for name, given in (("prompts", prompts), ("texts", texts)):
             if len(given) != len(rows):
                 raise ValueError(f"Got {len(rows)} utterances and {len(given)} {name}. Pass one per utterance.")
         sequences = [self.sequence(*each)["input_ids"] for each in zip(rows, texts, prompts, strict=True)]
-        width = max((len(ids) for ids in sequences), default=0)
-        padding = self.pad_token_id
+        width, padding = max(len(ids) for ids in sequences), self.pad_token_id
         batch = {
             "input_ids": [[padding] * (width - len(ids)) + ids for ids in sequences],
             "attention_mask": [[0] * (width - len(ids)) + [1] * len(ids) for ids in sequences],
@@ -315,8 +294,7 @@ class SpeechLMProcessor(ProcessorMixin):
 
     def decode(self, token_ids: Sequence[int] | Tensor, skip_special_tokens: bool = True) -> str:
         """Text of generated ids `(tokens,)` up to `<text_end>`; ids that are no text's are dropped."""
-        ids = token_ids.tolist() if isinstance(token_ids, (Tensor, np.ndarray)) else list(token_ids)
-        end = self.text_end_token_id
+        ids, end = torch.as_tensor(token_ids).tolist(), self.text_end_token_id
         answer = ids[: ids.index(end)] if end in ids else ids
         text = [token for token in answer if 0 <= token < end]
         return self.tokenizer.decode(text, skip_special_tokens=skip_special_tokens).strip()
@@ -333,10 +311,9 @@ class SpeechLMProcessor(ProcessorMixin):
             ValueError: other numbers of speech units or of text rows.
         """
         self._need_text()
-        config = model.config
         for name, ours, theirs in (
-            ("speech units", self.num_speech_units, config.num_speech_units),
-            ("rows of text", self.text_vocab_size, config.text_vocab_size),
+            ("speech units", self.num_speech_units, model.config.num_speech_units),
+            ("rows of text", self.text_vocab_size, model.config.text_vocab_size),
         ):
             if ours != theirs:
                 raise ValueError(
@@ -418,13 +395,6 @@ class SpeechLMProcessor(ProcessorMixin):
                 "This processor makes speech units only. Add the text model's tokenizer first: "
                 "processor.with_text_model(tokenizer, text_vocab_size)."
             )
-
-
-def listed(given: np.ndarray | Tensor | Sequence) -> list:
-    """One utterance, samples or units, or a list of utterances, as a list of utterances."""
-    if isinstance(given, (np.ndarray, Tensor)) or (len(given) > 0 and np.ndim(given[0]) == 0):
-        return [given]
-    return list(given)
 
 
 __all__ = ["SpeechLMProcessor"]

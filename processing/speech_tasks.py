@@ -1,6 +1,7 @@
 """Tasks of a speech language model, told apart by their prompts (StableToken, appendix E.3)."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -78,3 +79,25 @@ def draw_prompt(task: str, seed: int) -> str:
         ValueError: an unknown task.
     """
     return random.Random(seed).choice(find_task(task).prompts)
+
+
+def choose_prompt(
+    tasks: Sequence[str], task: str | None = None, prompt: str | list[str] | None = None
+) -> str | list[str] | None:
+    """
+    The prompt, or the first of the task's; of the first task where neither is given. None for a model of a single
+    task, which has no prompts.
+
+    tasks: those that the model was trained on.
+
+    Raises:
+        ValueError: both, or another task.
+    """
+    if task is not None and prompt is not None:
+        raise ValueError(f"Got task={task!r} and prompt={prompt!r}. Pass one of them.")
+    if prompt is not None:
+        return prompt
+    task = tasks[0] if task is None else task
+    if task not in tasks:
+        raise ValueError(f"Got task={task!r}, but this model was trained on {', '.join(tasks)}.")
+    return find_task(task).prompts[0] if len(tasks) > 1 else None
