@@ -36,7 +36,7 @@ from clearspeech.trainers.unit_clustering import fit_kmeans
 METHOD = "speech_lm"
 SHAPES = {  # width, layers, heads, rows of text, units; utterances in a batch and tokens in each
     "test": (16, 2, 2, 31, 20, 2, 20),
-    "mini": (128, 4, 4, 31, 1000, 16, 120),
+    "mini": (128, 4, 4, 31, 1000, 16, 200),  # long for the mini: its loss is taken in parts
     "gpt2": (768, 12, 12, 50257, 6000, 2, 200),
 }
 FRAMES_PER_SECOND = 50  # of HuBERT, WavLM and Whisper
@@ -50,7 +50,7 @@ class RecipeArguments:
         default_factory=lambda: ["mini", "gpt2"], metadata={"help": f"Text models, of {', '.join(SHAPES)}."}
     )
     only: list[str] = field(default_factory=list, metadata={"help": "Parts to run, all when empty: see BENCHMARKS."})
-    rounds: int = field(default=9, metadata={"help": "Turns of each candidate; steps of GPT-2 take a third of them."})
+    rounds: int = field(default=27, metadata={"help": "Turns of each candidate; steps of GPT-2 take a third of them."})
     frames: int = field(default=40_000, metadata={"help": "Of the smaller corpus for k-means."})
     clusters: int = field(default=500, metadata={"help": "Of k-means; a step sees four times as many frames."})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
