@@ -46,7 +46,7 @@ class FactoredASRFeatureExtractor(SequenceFeatureExtractor):
         std: its standard deviation, in nats.
 
     Raises:
-        ValueError: an unknown normalization, statistics without "global", one of the two, or not one per mel bin.
+        ValueError: sizes below 1, an unknown normalization, statistics without "global", one of the two, or not one per mel bin.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -61,6 +61,8 @@ class FactoredASRFeatureExtractor(SequenceFeatureExtractor):
         std: Sequence[float] | None = None,
         **kwargs: Any,
     ):
+        if stack < 1 or num_mel_bins < 1:
+            raise ValueError(f"stack and num_mel_bins must be at least 1; got {stack} and {num_mel_bins}.")
         feature_size = stack * num_mel_bins
         if kwargs.setdefault("feature_size", feature_size) != feature_size:
             raise ValueError(

@@ -164,6 +164,7 @@ def test_bad_audio_is_refused_with_what_was_received(extractor, audio, sampling_
         ({"normalization": "global", "mean": [0.0] * 64}, r"64 values .* got \[64, None\]"),
         ({"normalization": "global", "mean": [0.0] * 3, "std": [1.0] * 3}, r"64 values .* got \[3, 3\]"),
         ({"feature_size": 80}, "= 192, got 80"),
+        ({"stack": 0}, "at least 1; got 0 and 64"),
     ],
 )
 def test_fields_that_contradict_one_another_are_refused(fields, message):
