@@ -46,7 +46,8 @@ class FactoredASRFeatureExtractor(SequenceFeatureExtractor):
         std: its standard deviation, in nats.
 
     Raises:
-        ValueError: sizes below 1, an unknown normalization, statistics without "global", one of the two, or not one per mel bin.
+        ValueError: sizes below 1, an unknown normalization, statistics without "global", one of the two, or not one
+            per mel bin.
     """
 
     model_input_names = ["input_features", "attention_mask"]
