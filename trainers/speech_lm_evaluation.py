@@ -108,7 +108,8 @@ def answer(
     """
     What a model writes after speech `units`, in their order.
 
-    prompts: one per utterance; None for a model that was trained without. num_beams: of the search; 1 is greedy.
+    prompts: one per utterance; None for a model that was trained without. num_beams: of the search; 1 is greedy. An
+    answer has at most `MAX_ANSWER_TOKENS`, or what the longest utterance of its batch leaves of the context.
     Raises ValueError for units that leave the context no room for an answer.
     """
     was_training = model.training
