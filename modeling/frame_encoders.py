@@ -5,20 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
-from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from ..configuration.configuration_factored_asr import STACKED_FRAME_ENCODERS
 from ..configuration.configuration_kmeans_tokenizer import WAVEFORM_ENCODERS
+from .conformer import ConformerLayers
 from .waveform_encoding import check_waveforms, encode_waveforms, waveform_frame_mask
 from .whisper_encoder import LengthAwareWhisperEncoder, subsample_mask
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalization of `(batch, channels, frames)` over the channels."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
 
 
 class LSTMEncoder(nn.Module):
@@ -38,32 +32,19 @@ class LSTMEncoder(nn.Module):
 
 
 class ConformerEncoder(nn.Module):
-    """
-    Conformer over stacked frames (section 2.4; Gulati et al., 2020): Parakeet's blocks behind one linear layer.
-
-    The convolution modules normalize each frame over its channels, in place of their batch normalization: in training
-    that sees the padding, and each process's frames on their own.
-    """
+    """Conformer over stacked frames (section 2.4; Gulati et al., 2020): `ConformerLayers` behind one linear layer."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        if config._attn_implementation is None:  # a `PreTrainedModel` of its own would choose
-            config._attn_implementation = "sdpa"
         self.input_projection = nn.Linear(config.input_size, config.hidden_size)
         self.positions = ParakeetEncoderRelPositionalEncoding(config)
-        self.layers = nn.ModuleList(ParakeetEncoderBlock(config, index) for index in range(config.num_hidden_layers))
-        for layer in self.layers:
-            layer.conv.norm = ChannelNorm(config.hidden_size)
+        self.layers = ConformerLayers(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """States `(batch, frames, hidden_size)` of `(batch, frames, input_size)`."""
         hidden_states = self.dropout(self.input_projection(frames))
-        positions = self.positions(hidden_states)
-        pairs = (mask[:, None] & mask[:, :, None])[:, None]  # (batch, 1, frames, frames)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask=pairs, position_embeddings=positions)
-        return hidden_states
+        return self.layers(hidden_states, mask, self.positions(hidden_states))[-1]
 
 
 class FrameEncoder(nn.Module):
@@ -145,8 +126,9 @@ class FrameEncoder(nn.Module):
         inputs = inputs.to(next(self.parameters()).dtype)
         if masked_frames is not None:
             inputs = self._without_frames(inputs, masked_frames)
+        inputs = self.frames_first(self.frames_first(inputs) * attention_mask.unsqueeze(-1))
         if self.is_stacked:
-            return self.encoder(inputs * attention_mask.unsqueeze(-1), mask), mask
+            return self.encoder(inputs, mask), mask
         return self.encoder(inputs, attention_mask).last_hidden_state, mask
 
     def _encode(self, samples: Tensor, mask: Tensor | None, rows: slice, masked_frames: Tensor | None) -> Tensor:

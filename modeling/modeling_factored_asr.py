@@ -21,7 +21,7 @@ from transformers.models.parakeet.modeling_parakeet import (
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_factored_asr import FactoredASRConfig
-from .factor_networks import CyclicReconstruction, FactorNetwork
+from .factor_networks import CyclicReconstruction, FactorNetwork, MultilayerPerceptron, normalize_frames
 from .frame_encoders import FrameEncoder
 from .transducer_search import beam_search
 
@@ -30,7 +30,8 @@ from .transducer_search import beam_search
 class FactoredSpeech(ModelOutput):
     """
     Args:
-        content: `(batch, frames, factor_dim)`, what the transducer reads; without factors the encoder's states.
+        content: `(batch, frames, factor_dim)`, what the transducer reads; without factors the encoder's states,
+            normalized alike.
         context: `(batch, frames, factor_dim)`, background and speaker; None without factors.
         last_hidden_state: `(batch, frames, hidden_size)`, the encoder's states.
         attention_mask: `(batch, frames)` boolean, True on real frames.
@@ -52,11 +53,14 @@ class FactoredASROutput(ParakeetRNNTOutput):
         reconstructions: content, context `(batch, frames, factor_dim)` and input frames `(batch, frames, frame_size)`
             as the reconstructors of eq. 1 have them; None unless asked for.
         frames: the input frames `(batch, frames, frame_size)` before any masking, for the last of these.
+        frame_logits: `(batch, frames, vocabulary)`, what the joint network makes of each frame alone; None unless
+            asked for.
     """
 
     speech: FactoredSpeech | None = None
     reconstructions: tuple[torch.FloatTensor, ...] | None = None
     frames: torch.FloatTensor | None = None
+    frame_logits: torch.FloatTensor | None = None
 
 
 class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
@@ -67,8 +71,9 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
     encoder states e_i -> Pi_content(e_i), Pi_context(e_i); a transducer ("the standard joint-model ASR loss", with
     Transformers' Parakeet blocks) reads the content. The reconstructors of eq. 1 run in training only.
 
-    Deviations: factor networks have no batch normalization, the Conformer normalizes frames in its place (see
-    `FactorNetwork` and `ConformerEncoder`).
+    Deviations: in place of batch normalization, factor networks and Conformer normalize frames (see `FactorNetwork` and
+    `ConformerLayers`); states that no factor network reads are normalized alike, so that nothing but the factors tells
+    a model without them from one with them.
     """
 
     config_class = FactoredASRConfig
@@ -105,8 +110,9 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """
-        Xavier for matrices, PyTorch's own ranges for convolutions and LSTMs: the small values of language models would
-        leave nothing of a frame behind several layers without normalization, or too little to normalize.
+        Xavier for matrices, He's in front of ReLUs, PyTorch's own ranges for convolutions and LSTMs: the small values
+        of language models would leave nothing of a frame behind several layers without normalization, or too little
+        to normalize.
         """
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
@@ -119,6 +125,9 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             bound = 1.0 / math.sqrt(module.hidden_size)
             for weight in module.parameters():
                 init.uniform_(weight, -bound, bound)
+        elif isinstance(module, MultilayerPerceptron):
+            for layer in module.hidden_layers:  # Xavier's would lose half of the power in each ReLU
+                init.kaiming_uniform_(layer.weight, nonlinearity="relu")
         elif isinstance(module, ParakeetEncoderRelPositionalEncoding):  # a buffer that no file has
             init.copy_(module.inv_freq, module.compute_default_relative_positional_parameters(module.config))
         elif isinstance(module, ParakeetEncoderAttention):
@@ -171,14 +180,14 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         """
         inputs = self.given_inputs(input_features, input_values)
         states, mask = self.frame_encoder(inputs, attention_mask, masked_frames)
-        if not self.config.factorize:
-            return FactoredSpeech(content=states, last_hidden_state=states, attention_mask=mask)
+        context = self.context_network(states) if self.config.factorize else None
         return FactoredSpeech(
-            content=self.content_network(states),
-            context=self.context_network(states),
-            last_hidden_state=states,
-            attention_mask=mask,
+            content=self.content(states), context=context, last_hidden_state=states, attention_mask=mask
         )
+
+    def content(self, states: Tensor) -> Tensor:
+        """What the transducer reads `(batch, frames, content_size)` of the encoder's states."""
+        return self.content_network(states) if self.config.factorize else normalize_frames(states)
 
     def given_inputs(self, input_features: Tensor | None, input_values: Tensor | None) -> Tensor:
         """The one of both that the encoder reads. Raises ValueError when it is missing."""
@@ -204,11 +213,8 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         """What the generation mixin asks for: the transducer's view of the speech, as `pooler_output`."""
         inputs = input_features if input_values is None else input_values  # the mixin calls any of them features
         states, mask = self.frame_encoder(inputs, attention_mask)
-        # the context network costs nothing at inference
-        content = self.content_network(states) if self.config.factorize else states
-        return ParakeetEncoderModelOutput(
-            last_hidden_state=states, pooler_output=self.encoder_projector(content), attention_mask=mask
-        )
+        projected = self.encoder_projector(self.content(states))  # the context network costs nothing at inference
+        return ParakeetEncoderModelOutput(last_hidden_state=states, pooler_output=projected, attention_mask=mask)
 
     def forward(
         self,
@@ -220,6 +226,7 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         frames: Tensor | None = None,
         reversal_weight: float | None = None,
         return_loss: bool = True,
+        return_frame_logits: bool = False,
         decoder_input_ids: Tensor | None = None,
         decoder_cache: Any = None,
         encoder_outputs: ParakeetEncoderModelOutput | None = None,
@@ -233,6 +240,7 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             reversal_weight: run the reconstructors of eq. 1, and reverse their gradients with this weight.
             return_loss: the transducer's, where there are labels: in nats per label of this batch. All of eq. 3 is
                 `FactoredASRTrainer`'s.
+            return_frame_logits: also what the joint network says without the prediction network, for CTC.
             decoder_input_ids, decoder_cache, encoder_outputs: of one step of greedy search.
 
         Returns logits `(batch, frames, tokens + 1, vocabulary)` and the loss.
@@ -249,7 +257,10 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         if labels is not None:
             previous = nn.functional.pad(labels, (1, 0), value=self.config.blank_token_id)
             decoded = self.decoder(previous.masked_fill(previous == -100, self.config.pad_token_id))
-            output.logits = self.joint(decoded[:, None], self.encoder_projector(speech.content)[:, :, None])
+            projected = self.encoder_projector(speech.content)
+            output.logits = self.joint(decoded[:, None], projected[:, :, None])
+            if return_frame_logits:
+                output.frame_logits = self.joint(projected.new_zeros(()), projected)
             if return_loss:
                 counts = speech.attention_mask.sum(dim=1), labels.ne(-100).sum(dim=1)
                 output.loss = rnnt_loss(output.logits, labels.clamp_min(0), *counts, self.config.blank_token_id)

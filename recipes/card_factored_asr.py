@@ -45,12 +45,13 @@ def setting(results: Results) -> str:
     if not shown:
         return NOTHING
     run, machine = shown[-1], results.environment
-    sizes = ", ".join(f"{each.parameters / 1e6:.2f} M (*{each.row}*)" for each in shown)
+    sizes = ", ".join(
+        f"{each.parameters / 1e6:.2f} M (*{each.row}*, {option(each, '--max_steps')[0]} steps)" for each in shown
+    )
     corpora = ", ".join(f"`{source}`" for source in option(run, "--dataset"))
     return (
-        f"Ours: {sizes} parameters, from random weights, {option(run, '--max_steps')[0]} steps, trained on {corpora}, "
-        f"greedy search; measured with torch {machine['torch']}, transformers {machine['transformers']}, "
-        f"{machine['device']}. The paper's: 66 M and 118 M parameters, 960 hours of LibriSpeech. The figures of the "
+        f"Ours: {sizes} parameters, from random weights, trained on {corpora}, greedy search; measured with torch "
+        f"{machine['torch']}, transformers {machine['transformers']}, {machine['device']}. The paper's: 66 M and 118 M parameters, 960 hours of LibriSpeech. The figures of the "
         f"two are not comparable, their order is.\n\n```\n{run.command}\n```\n"
     )
 

@@ -18,13 +18,14 @@ def markdown_table(header: list[str], lines: list[list[str]]) -> str:
 
 
 def option(run: Run, name: str) -> list[str]:
-    """The values of an option in the command of a run."""
-    words = shlex.split(run.command, comments=True)
-    values = []
-    for word in words[words.index(name) + 1 :] if name in words else []:
+    """The values of an option in the command of a run, where it stands last."""
+    values, current = [], None
+    for word in shlex.split(run.command, comments=True):
         if word.startswith("--"):
-            break
-        values.append(word)
+            current = word
+            values = [] if word == name else values
+        elif current == name:
+            values.append(word)
     return values
 
 

@@ -60,23 +60,25 @@ PRESETS = {
         decoder_hidden_size=192,
         num_decoder_layers=1,
         factor_dim=128,
+        num_factor_layers=1,
+        ctc_weight=0.5,
+        spec_augment=False,  # a training this short does not get through it: losses stay at those of guessing
         max_steps=3000,
-        learning_rate=1e-3,
         warmup_steps=0.1,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=8,
         per_device_eval_batch_size=16,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
-        eval_steps=500,
-        logging_steps=25,
-        save_steps=500,
+        eval_steps=1000,
+        logging_steps=50,
+        save_steps=1000,
         save_total_limit=1,
         use_cpu=True,
     ),
 }
 MINI_ENCODERS = {  # what the mini preset also sets, by encoder
-    "lstm": dict(stack=6, encoder_hidden_size=256, num_encoder_layers=2),
-    "conformer": dict(stack=6, encoder_hidden_size=144, num_encoder_layers=4),
+    "lstm": dict(stack=6, encoder_hidden_size=256, num_encoder_layers=2, learning_rate=3e-3),
+    "conformer": dict(stack=6, encoder_hidden_size=144, num_encoder_layers=4, learning_rate=1e-3),
 }
 OWN_ENCODERS = {"lstm": LSTMEncoderConfig, "conformer": ConformerEncoderConfig}
 STATISTICS_ROWS = 10_000  # of the corpus for the mean and deviation of 64 mel bins: far more than they need
@@ -116,6 +118,9 @@ class RecipeArguments:
     )
     factor_dim: int | None = field(
         default=None, metadata={"help": "F, and the width of all networks of factors; the paper's 512 when not given."}
+    )
+    num_factor_layers: int | None = field(
+        default=None, metadata={"help": "Hidden layers of each network of factors; the paper's 3 when not given."}
     )
     dropout: float | None = field(
         default=None,
@@ -208,6 +213,7 @@ def build_model(recipe: RecipeArguments, processor: FactoredASRProcessor) -> Fac
         num_decoder_layers=recipe.num_decoder_layers,
         factor_dim=recipe.factor_dim,
         factor_hidden_size=recipe.factor_dim,
+        num_factor_layers=recipe.num_factor_layers,
         factorize=recipe.factorize,
         dropout=recipe.dropout,
         vocab_size=num_pieces + 1,

@@ -290,7 +290,7 @@ def test_the_card_renders_without_a_result(tmp_path):
         assert "Not measured yet." in sections[name]
     mini = importlib.import_module("train_factored_asr").PRESETS["mini"]
     assert f"| `--max_steps` | `{mini['max_steps']}` |" in sections["preset"]
-    assert "`--encoder lstm` sets `--stack 6 --encoder_hidden_size 256 --num_encoder_layers 2`" in sections["preset"]
+    assert "`--encoder lstm` sets `--stack 6 --encoder_hidden_size 256 --num_encoder_layers 2 " in sections["preset"]
     assert "| FR + BG-C + MLM, alpha 0.3 | 8.21 | 20.41 | 2.56 | 5.86 |" in sections["paper"]
 
 
@@ -301,5 +301,6 @@ def test_the_card_shows_ours_and_the_papers_figures(tmp_path):
     assert f"| *{FULL}: the paper's* | *5.80* | *4.13* |  |" in sections["table1"]
     assert "| **RNN-T (Ours)**, 2 seeds | 8.50 (8.00 to 9.00) | 17.00 (16.00 to 18.00) |" in sections["table3"]
     assert "| *RNN-T (Ours): the paper's* | *5.80* | *8.21* |" in sections["table3"]
-    assert "7 steps, trained on `a`, `b`, greedy search" in sections["setting"]
+    assert f"1.00 M (*RNN-T, {FULL}*, 7 steps) parameters" in sections["setting"]
+    assert "trained on `a`, `b`, greedy search" in sections["setting"]
     assert "met" in sections["goals"]

@@ -160,6 +160,7 @@ def test_the_paper_is_the_default(recipe):
     assert (paper.vocab_size, paper.factorize) == (640, True)
     assert (args.learning_rate, args.num_train_epochs, args.weight_decay, args.warmup_steps) == (3e-4, 65, 0, 0)
     assert (args.mi_weight, args.contrast_weight, args.mask_probability) == (0.1, 0.3, 0.15)
+    assert (args.spec_augment, args.ctc_weight) == (True, 0.0)
     assert 8 * args.per_device_train_batch_size * args.gradient_accumulation_steps == 2048
 
     class Pieces(list):

@@ -154,6 +154,33 @@ def test_the_loss_is_eq_3(tmp_path):
     torch.testing.assert_close(loss, terms["transducer"] + 0.1 * terms["mi"] + 0.3 * terms["contrast"])
 
 
+def test_the_auxiliary_ctc_sums_over_all_alignments_of_the_frames_alone(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, ctc_weight=0.5, mi_weight=0.0, contrast_weight=0.0, **PLAIN)
+    batch, model = first_batch(trainer), trainer.model
+    terms = terms_of(trainer, batch)
+    loss = trainer.compute_loss(model, batch, num_items_in_batch=counts_of(trainer, batch))
+    torch.testing.assert_close(loss, terms["transducer"] + 0.5 * terms["ctc"])
+
+    blank, total, num_labels = model.config.blank_token_id, 0.0, 0
+    for features, mask, labels in zip(batch["input_features"], batch["attention_mask"], batch["labels"]):
+        labels = labels[labels != -100].tolist()
+        content = model.factors(features[None, : int(mask.sum())]).content
+        probabilities = model.joint(torch.zeros(()), model.encoder_projector(content))[0].double().softmax(dim=-1)
+        path = [blank, *[part for label in labels for part in (label, blank)]]  # blanks between labels may be left out
+        reached = [probabilities[0, path[0]], probabilities[0, path[1]], *[0.0] * (len(path) - 2)]
+        for frame in probabilities[1:]:
+            skips = [place > 1 and path[place] not in (blank, path[place - 2]) for place in range(len(path))]
+            reached = [
+                frame[path[place]] * (sum(reached[max(place - 1, 0) : place + 1]) + skips[place] * reached[place - 2])
+                for place in range(len(path))
+            ]
+        whole = reached[-1] + reached[-2]
+        total -= whole.log() if whole > 0 else 0.0  # more labels than frames: for the transducer alone
+        num_labels += len(labels)
+    assert total > 0
+    torch.testing.assert_close(terms["ctc"], (total / num_labels).float(), rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_cyclic_error_is_eq_1_frame_by_frame(tmp_path):
     trainer = build_trainer(METHOD, tmp_path, **PLAIN)
@@ -195,7 +222,7 @@ def test_reversal_grows_over_its_ramp(tmp_path):
 
 def test_a_weight_of_zero_is_not_computed(tmp_path, monkeypatch):
     trainer = build_trainer(METHOD, tmp_path, mi_weight=0.0, contrast_weight=0.0, **PLAIN)
-    for name in ("background_contrast_loss", "masked_squared_error", "spec_augment"):
+    for name in ("background_contrast_loss", "ctc_loss", "masked_squared_error", "spec_augment"):
         monkeypatch.setattr(trainer_factored_asr, name, lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(type(trainer.model.reconstruction), "forward", lambda *_: pytest.fail("computed"))
     assert terms_of(trainer).keys() == {"transducer"}
@@ -259,9 +286,11 @@ def test_recognition_improves_and_every_term_is_logged(tmp_path):
     assert lines[-1]["transducer"] < 0.7 * lines[0]["transducer"]
 
 
-def test_factors_that_run_from_each_other_stay_bounded(tmp_path):
-    """Eq. 1 has no bound: were the targets to run away, too, or to stand still, errors would be in the hundreds."""
-    trainer = build_trainer(METHOD, tmp_path, max_steps=120, learning_rate=1e-2, logging_steps=120, mi_weight=1.0)
+@pytest.mark.parametrize("target_grad", ["reverse", "pass", "detach"])
+def test_factors_that_run_from_each_other_stay_bounded(target_grad, tmp_path):
+    """Eq. 1 has no bound: with factors of any length, errors would be in the hundreds."""
+    arguments = dict(max_steps=120, learning_rate=1e-2, logging_steps=120, mi_weight=1.0, target_grad=target_grad)
+    trainer = build_trainer(METHOD, tmp_path, **arguments)
     trainer.train()
     assert trainer.state.log_history[0]["mi"] < 10
 

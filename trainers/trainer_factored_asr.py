@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from ..modeling.gradient_reversal import reverse_gradient
 from ..modeling.modeling_factored_asr import FactoredASROutput
 from ..processing.spec_augment import spec_augment
-from .losses import background_contrast_loss, masked_squared_error, transducer_loss
+from .losses import background_contrast_loss, ctc_loss, masked_squared_error, transducer_loss
 from .speech_trainer import SpeechTrainer
 
 TARGET_GRADIENTS = ("reverse", "pass", "detach")
@@ -34,11 +34,10 @@ class FactoredASRTrainingArguments(TrainingArguments):
     reversal_weight: float = field(default=1.0, metadata={"help": "Of the reversed gradients; open in the paper."})
     reversal_ramp_steps: int = field(default=0, metadata={"help": "Let it grow from 0 over so many steps."})
     target_grad: str = field(
-        default="pass",
+        default="detach",
         metadata={
-            "help": "Gradients into the factors that are reconstructed: passed on as eq. 1 is printed, detached, or "
-            "reversed as in DiCyR. Its distance is bounded, eq. 1's is not: the less of them is passed on, the sooner "
-            "factors grow without end.",
+            "help": "Gradients into the factors that are reconstructed: none, reversed as in DiCyR, or passed on as "
+            "eq. 1 is printed, which trains factors to be easy to guess.",
             "choices": list(TARGET_GRADIENTS),
         },
     )
@@ -48,6 +47,13 @@ class FactoredASRTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "The positive in eq. 2's denominator, too; not in the equation."}
     )
     num_negatives: int = field(default=16, metadata={"help": "M of eq. 2, other utterances of the batch at most."})
+    ctc_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Of an auxiliary CTC loss on the frames alone, which aligns early; not in the paper. Short trainings "
+            "from random weights need it."
+        },
+    )
 
 
 class FactoredASRTrainer(SpeechTrainer):
@@ -134,13 +140,15 @@ class FactoredASRTrainer(SpeechTrainer):
             masked_frames=masked_frames,
             frames=frames,
             return_loss=False,  # its mean would be over this micro-batch alone
+            return_frame_logits=bool(args.ctc_weight),
             reversal_weight=self.current_reversal_weight if args.mi_weight else None,
         )
-        speech = outputs.speech
-        recognition = transducer_loss(
-            outputs.logits, inputs["labels"], speech.attention_mask, self.model.config.blank_token_id, counts["labels"]
-        )
-        terms = {"transducer": (1.0, recognition)}
+        speech, blank = outputs.speech, self.model.config.blank_token_id
+        labels, mask = inputs["labels"], speech.attention_mask
+        terms = {"transducer": (1.0, transducer_loss(outputs.logits, labels, mask, blank, counts["labels"]))}
+        if args.ctc_weight:
+            alignment = ctc_loss(outputs.frame_logits, mask, labels, blank, counts["labels"])
+            terms["ctc"] = (args.ctc_weight, alignment)
         if args.mi_weight:
             terms["mi"] = (args.mi_weight, self.cyclic_error(outputs, counts["frames"]))
         if args.contrast_weight:
@@ -229,7 +237,8 @@ class FactoredASRTrainer(SpeechTrainer):
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         sums = self.sum_over_rows(dataset, self._evaluation_sums)
-        weights = {"transducer": (1.0, "labels"), "mi": (self.args.mi_weight, "frames")}
+        weights = {"transducer": (1.0, "labels"), "ctc": (self.args.ctc_weight, "labels")}
+        weights["mi"] = (self.args.mi_weight, "frames")
         weights["contrast"] = (self.args.contrast_weight, "utterances")
         metrics = {f"{metric_key_prefix}_loss": 0.0}
         for name, (weight, items) in weights.items():
