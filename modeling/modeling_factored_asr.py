@@ -71,9 +71,9 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
     encoder states e_i -> Pi_content(e_i), Pi_context(e_i); a transducer ("the standard joint-model ASR loss", with
     Transformers' Parakeet blocks) reads the content. The reconstructors of eq. 1 run in training only.
 
-    Deviations: in place of batch normalization, factor networks and Conformer normalize frames (see `FactorNetwork` and
-    `ConformerLayers`); states that no factor network reads are normalized alike, so that nothing but the factors tells
-    a model without them from one with them.
+    Deviations: in place of batch normalization, factor networks and Conformer normalize frames (see `FactorNetwork`
+    and `ConformerLayers`); states that no factor network reads are normalized alike, so that nothing but the factors
+    tells a model without them from one with them.
     """
 
     config_class = FactoredASRConfig

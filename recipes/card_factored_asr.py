@@ -51,8 +51,9 @@ def setting(results: Results) -> str:
     corpora = ", ".join(f"`{source}`" for source in option(run, "--dataset"))
     return (
         f"Ours: {sizes} parameters, from random weights, trained on {corpora}, greedy search; measured with torch "
-        f"{machine['torch']}, transformers {machine['transformers']}, {machine['device']}. The paper's: 66 M and 118 M parameters, 960 hours of LibriSpeech. The figures of the "
-        f"two are not comparable, their order is.\n\n```\n{run.command}\n```\n"
+        f"{machine['torch']}, transformers {machine['transformers']}, {machine['device']}. The paper's: 66 M and 118 "
+        "M parameters, 960 hours of LibriSpeech. The figures of the two are not comparable, their order is.\n\n"
+        f"```\n{run.command}\n```\n"
     )
 
 

@@ -56,7 +56,7 @@ METHOD = "factored_asr"
 MIXING_RATES = (CLEAN, "0.1", "0.25", "0.3")
 LOUDEST = MIXING_RATES[-1]
 ENCODERS = {"RNN-T": "lstm", "Conformer": "conformer"}  # in the paper's words
-MAX_STEPS = {"RNN-T": 3000, "Conformer": 2000}  # about as long: rows are compared within one encoder
+MAX_STEPS = {"RNN-T": 6000, "Conformer": 4000}  # about as long: rows are compared within one encoder
 FACTORS = {  # of Table 1's columns, and the flags that leave them out
     "FR": ("--factorize", "False", "--mi_weight", "0"),
     "BG-C": ("--contrast_weight", "0"),

@@ -61,23 +61,24 @@ PRESETS = {
         num_decoder_layers=1,
         factor_dim=128,
         num_factor_layers=1,
+        factor_dropout=0.0,
         ctc_weight=0.5,
         spec_augment=False,  # a training this short does not get through it: losses stay at those of guessing
-        max_steps=3000,
+        max_steps=6000,
         warmup_steps=0.1,
         per_device_train_batch_size=8,
         per_device_eval_batch_size=16,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",
-        eval_steps=1000,
+        eval_steps=1500,
         logging_steps=50,
-        save_steps=1000,
+        save_steps=1500,
         save_total_limit=1,
         use_cpu=True,
     ),
 }
 MINI_ENCODERS = {  # what the mini preset also sets, by encoder
-    "lstm": dict(stack=6, encoder_hidden_size=256, num_encoder_layers=2, learning_rate=3e-3),
+    "lstm": dict(stack=6, encoder_hidden_size=256, num_encoder_layers=2, learning_rate=1.5e-3),
     "conformer": dict(stack=6, encoder_hidden_size=144, num_encoder_layers=4, learning_rate=1e-3),
 }
 OWN_ENCODERS = {"lstm": LSTMEncoderConfig, "conformer": ConformerEncoderConfig}
@@ -124,9 +125,10 @@ class RecipeArguments:
     )
     dropout: float | None = field(
         default=None,
-        metadata={
-            "help": "Of the factor networks and of conformer and lstm; 0.1, the paper names none, when not given."
-        },
+        metadata={"help": "Of the factor networks and of conformer and lstm; 0.1, the paper's, when not given."},
+    )
+    factor_dropout: float | None = field(
+        default=None, metadata={"help": "Of the factor networks alone; as --dropout when not given."}
     )
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     max_validation_rows: int | None = field(
@@ -215,7 +217,7 @@ def build_model(recipe: RecipeArguments, processor: FactoredASRProcessor) -> Fac
         factor_hidden_size=recipe.factor_dim,
         num_factor_layers=recipe.num_factor_layers,
         factorize=recipe.factorize,
-        dropout=recipe.dropout,
+        dropout=recipe.dropout if recipe.factor_dropout is None else recipe.factor_dropout,
         vocab_size=num_pieces + 1,
         blank_token_id=num_pieces,
         pad_token_id=processor.tokenizer.pad_token_id,

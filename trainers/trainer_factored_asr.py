@@ -50,8 +50,8 @@ class FactoredASRTrainingArguments(TrainingArguments):
     ctc_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Of an auxiliary CTC loss on the frames alone, which aligns early; not in the paper. Short trainings "
-            "from random weights need it."
+            "help": "Of an auxiliary CTC loss on the frames alone, which aligns early; not in the paper. Short "
+            "trainings from random weights need it."
         },
     )
 
