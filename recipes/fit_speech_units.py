@@ -36,11 +36,11 @@ from safetensors.torch import load_file, save
 from transformers import AutoFeatureExtractor, HfArgumentParser
 
 from clearspeech.modeling.modeling_kmeans_tokenizer import KMeansTokenizerModel
+from clearspeech.modeling.pretrained_encoders import weights_checksum
 from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 from clearspeech.processing.unit_pieces import FILE_NAME, UnitPieces
-from clearspeech.trainers.encoder_states import weights_checksum
 from clearspeech.trainers.results import write_atomically
 from clearspeech.trainers.unit_clustering import fit_kmeans
 from clearspeech.trainers.unit_extraction import claim_folder, extract_features, extract_units, units_checksum

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from tiny_factored import make_factored
+from tiny_hasrd import make_hasrd
 from transformers import (
     AutoConfig,
     AutoModelForAudioTokenization,
@@ -19,12 +20,14 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     PreTrainedTokenizerFast,
+    Wav2Vec2FeatureExtractor,
     WhisperConfig,
     pipeline,
 )
 
 from clearspeech import hub
 from clearspeech.processing.corpora import load_corpus
+from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.processing.pipeline_factored_asr import FactoredASRPipeline
 from clearspeech.processing.pipeline_speech_lm import SpeechLMPipeline
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
@@ -132,6 +135,27 @@ def merging_processor(tiny_kmeans_processor, tiny_pieces, tokenizer) -> SpeechLM
 @pytest.fixture
 def published_speech_lm(tiny_speech_lm, tiny_speech_processor, tmp_path):
     return hub.publish(tiny_speech_lm, tiny_speech_processor, tmp_path / "published_speech_lm", card="# A card\n")
+
+
+# the same for a codec, which has no text
+CODEC_STRANGER = """
+import json, sys
+sys.modules["clearspeech"] = None
+import soundfile
+from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization
+model, path = sys.argv[1:]
+samples, rate = soundfile.read(path, dtype="float32")
+codec = AutoModelForAudioTokenization.from_pretrained(model, trust_remote_code=True)
+extractor = AutoFeatureExtractor.from_pretrained(model, trust_remote_code=True)
+inputs = extractor(samples, sampling_rate=rate, return_tensors="pt", return_attention_mask=True)
+codes = codec.encode(**inputs).audio_codes
+audio = codec.decode(codes, books="semantic", num_samples=len(samples)).audio_values
+print(json.dumps({
+    "codes": codes.tolist(),
+    "audio": audio.tolist(),
+    "modules": [type(part).__module__.split(".")[0] for part in (codec, codec.encoder, extractor)],
+}))
+"""
 
 
 def load_as_a_stranger(model: str, recording, hf_home, script: str = STRANGER) -> dict:
@@ -303,6 +327,23 @@ def test_a_published_factored_asr_runs_beside_the_suite(recording, tmp_path, tru
     transcribe = pipeline("automatic-speech-recognition", **options)
     assert type(transcribe) is FactoredASRPipeline and transcribe(str(recording))["text"]
     assert type(AutoModelForRNNT.from_pretrained(published, trust_remote_code=trust)) is type(transcribe.model)
+
+
+@pytest.mark.parametrize("encoder", ["best_rq", "hubert"])
+def test_a_published_codec_encodes_and_decodes_without_the_suite(encoder, recording, tmp_path):
+    model, home = make_hasrd(encoder), tmp_path / "home"
+    own = encoder == "best_rq"
+    extractor = BestRQFeatureExtractor(num_mel_bins=8) if own else Wav2Vec2FeatureExtractor()
+    published = hub.publish(model, extractor, tmp_path / "published", card="")
+    home.mkdir()
+    seen = load_as_a_stranger(str(published), recording, home, CODEC_STRANGER)
+    samples, rate = soundfile.read(recording, dtype="float32")
+    inputs = extractor(samples, sampling_rate=rate, return_tensors="pt", return_attention_mask=True)
+    codes = model.encode(**inputs).audio_codes
+    assert seen["codes"] == codes.tolist()
+    assert seen["audio"] == model.decode(codes, books="semantic", num_samples=len(samples)).audio_values.tolist()
+    ours, theirs = "transformers_modules", "transformers"
+    assert seen["modules"] == [ours, *([ours, ours] if own else [theirs, theirs])]
 
 
 def test_where_the_suite_is_imported_its_classes_win(published, tiny_model):

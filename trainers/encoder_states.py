@@ -1,7 +1,6 @@
 """A frozen encoder's states of a corpus of pairs, computed once and read from a file in every epoch."""
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..modeling.pretrained_encoders import weights_checksum
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from ..processing.noisy_pairs import NoisyPairCollator
 from .results import write_atomically
@@ -116,14 +116,6 @@ def some_seeds(pairs: Dataset, collator: NoisyPairCollator) -> list[int]:
     if not len(pairs):
         return []
     return collator([pairs[row] for row in (0, len(pairs) // 2, len(pairs) - 1)])["seeds"].tolist()
-
-
-def weights_checksum(module: nn.Module) -> str:
-    """Of frozen weights, to know them again."""
-    checksum = 0
-    for weights in module.state_dict().values():
-        checksum = zlib.crc32(weights.detach().cpu().flatten().view(torch.uint8).numpy(), checksum)
-    return f"{checksum:08x}"
 
 
 @dataclass

@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
+from ..modeling.pretrained_encoders import weights_checksum
 from ..processing.audio_reading import SAMPLING_RATE
 from ..processing.perturbation import change_speed
-from .encoder_states import weights_checksum
 from .results import write_atomically
 
 ROWS_PER_SHARD = 200  # what a killed process loses, and what waits in memory for similar lengths

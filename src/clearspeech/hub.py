@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import FeatureExtractionMixin, PreTrainedModel, ProcessorMixin
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -20,7 +20,9 @@ TAKE_OVER_ENCODERS = (FactoredASRProcessor, SpeechLMProcessor)  # with the featu
 LOADING_FIELDS = ("is_local", "local_files_only")  # how the tokenizer was loaded, not what it is
 
 
-def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, card: str) -> Path:
+def publish(
+    model: PreTrainedModel, processor: ProcessorMixin | FeatureExtractionMixin, folder: str | Path, card: str
+) -> Path:
     """
     Save a model of the suite as a self-contained Hub repo: weights, processor, source files, card.
 
@@ -28,6 +30,7 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
     suite's own classes win. The Auto classes are those registered in `clearspeech/__init__.py`.
 
     Args:
+        processor: a codec that knows no text has a feature extractor alone.
         folder: new or without a model in it.
         card: text of the repo's `README.md`.
 
@@ -58,10 +61,12 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
     }
     write_json(folder / "config.json", config)
 
-    processor_config = read_json(folder / "processor_config.json")
-    processor_config["auto_map"] = references(parts)
-    processor_config["feature_extractor"]["auto_map"] = references(parts)
-    write_json(folder / "processor_config.json", processor_config)
+    is_whole = isinstance(processor, ProcessorMixin)
+    path = folder / ("processor_config.json" if is_whole else "preprocessor_config.json")
+    processor_config = read_json(path)
+    for fields in [processor_config, *([processor_config["feature_extractor"]] if is_whole else [])]:
+        fields["auto_map"] = references(parts)
+    write_json(path, processor_config)
 
     if unit_source:  # its files are looked for in the repo's root, too
         path = folder / AUDIO_TOKENIZER_FOLDER / "config.json"
@@ -69,15 +74,17 @@ def publish(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Pat
     return folder
 
 
-def processor_parts(processor: ProcessorMixin) -> dict[str, type]:
-    """A processor's class and its feature extractor's, by their Auto classes."""
+def processor_parts(processor: ProcessorMixin | FeatureExtractionMixin) -> dict[str, type]:
+    """A processor's class and its feature extractor's, by their Auto classes; none of Transformers' own."""
+    if isinstance(processor, FeatureExtractionMixin):
+        return {"AutoFeatureExtractor": type(processor)} if is_of_suite(type(processor)) else {}
     parts, extractor = {"AutoProcessor": type(processor)}, type(processor.feature_extractor)
     if isinstance(processor, TAKE_OVER_ENCODERS) and extractor.__module__.startswith("transformers."):
         return parts  # an encoder that Transformers owns: it has its features' source, too
     return parts | {"AutoFeatureExtractor": extractor}
 
 
-def unit_source_parts(processor: ProcessorMixin) -> dict[str, type]:
+def unit_source_parts(processor: ProcessorMixin | FeatureExtractionMixin) -> dict[str, type]:
     """By their Auto classes, the classes of the audio tokenizer inside a SpeechLM's processor; others have none."""
     if not isinstance(processor, SpeechLMProcessor):
         return {}
@@ -85,7 +92,7 @@ def unit_source_parts(processor: ProcessorMixin) -> dict[str, type]:
     return {"AutoConfig": type(audio_tokenizer.config), "AutoModelForAudioTokenization": type(audio_tokenizer)}
 
 
-def save_clean(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
+def save_clean(model: PreTrainedModel, processor: ProcessorMixin | FeatureExtractionMixin, folder: Path) -> None:
     """Save both without what loading and training left behind: `LOADING_FIELDS`, and a cache switched off."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -93,9 +100,10 @@ def save_clean(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) 
     for fields in (config, config.get("text_config", {})):
         fields["use_cache"] = True
     write_json(folder / "config.json", config)
-    tokenizer_config = read_json(folder / "tokenizer_config.json")
-    kept = {name: value for name, value in tokenizer_config.items() if name not in LOADING_FIELDS}
-    write_json(folder / "tokenizer_config.json", kept)
+    if isinstance(processor, ProcessorMixin):
+        tokenizer_config = read_json(folder / "tokenizer_config.json")
+        kept = {name: value for name, value in tokenizer_config.items() if name not in LOADING_FIELDS}
+        write_json(folder / "tokenizer_config.json", kept)
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)  # written for the owner alone
 

@@ -1,0 +1,400 @@
+"""HASRD: a speech codec whose first book says what was said, and whose other books how it sounded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput
+
+from ..configuration.configuration_hasrd import HasrdConfig
+from .book_selection import PADDING_CODE, check_codes, check_num_samples, select_books
+from .chunked_coding import decoder_context, decoding_chunks, encoding_windows
+from .codec_layers import WaveformDecoder, reset_convolution
+from .layer_states import check_inputs, layer_states
+from .pretrained_encoders import NOT_TRAINED, build_encoder, load_encoder_weights, weights_checksum
+from .residual_quantization import FactorizedQuantizer, ResidualQuantizer, SemanticQuantizer, draw_depths, project
+
+
+@dataclass
+class HasrdEncoderOutput(ModelOutput):
+    """
+    Args:
+        audio_codes: `(batch, books, tokens)` int64, the semantic book first; -1 on padding.
+        attention_mask: `(batch, tokens)` boolean, True on real tokens.
+    """
+
+    audio_codes: torch.LongTensor | None = None
+    attention_mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class HasrdDecoderOutput(ModelOutput):
+    """
+    Args:
+        audio_values: `(batch, samples)` float32 at 16 kHz in [-1, 1]; zeros behind the end of a shorter utterance.
+    """
+
+    audio_values: torch.FloatTensor | None = None
+
+
+@dataclass
+class HasrdOutput(ModelOutput):
+    """
+    Args:
+        audio_values: `(batch, tokens x samples_per_token)` float32; zeros on padding.
+        audio_codes, attention_mask: as in `HasrdEncoderOutput`.
+        commitment_loss, codebook_loss: `(batch,)`, squared distances between latents and acoustic codes (mean over
+            `codebook_dim`), summed over an utterance's tokens and books: divide by the tokens of the whole step.
+    """
+
+    audio_values: torch.FloatTensor | None = None
+    audio_codes: torch.LongTensor | None = None
+    attention_mask: torch.BoolTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    codebook_loss: torch.FloatTensor | None = None
+
+
+@dataclass
+class QuantizedStates:
+    """
+    states: eq. 3's sum of the books `(batch, tokens, dim)` float32, zeros on padding; codes: `(batch, books, tokens)`;
+    commitment_loss, codebook_loss: as in `HasrdOutput`.
+    """
+
+    states: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+class HasrdModel(PreTrainedAudioTokenizerBase):
+    """
+    The codec (HASRD, section 2.2): `encode` audio to tokens of several books, `decode` all or some of them to audio.
+
+    One layer of a pretrained encoder, cut into clusters, is the semantic book. All its layers, mixed with learned
+    weights and projected by W, less the semantic book (eq. 2), are quantized by the acoustic books. The sum of all
+    books (eq. 3) goes through DAC's decoder.
+
+    The encoder stays in evaluation mode: what it was pretrained with, masked spans and dropout, would be other tokens.
+    It gets gradients unless its weights are frozen, as the paper has them. W starts from the identity, the layers'
+    weights alike. Weights are not normalized as DAC's are. A model loads in float32 unless `dtype` asks for another;
+    books are compared in float32 all the same.
+    """
+
+    config_class = HasrdConfig
+    base_model_prefix = "model"
+    input_modalities = ("audio",)
+    _supports_sdpa = True
+
+    def __init__(self, config: HasrdConfig):
+        super().__init__(config)
+        self.main_input_name = "input_values" if config.reads_waveforms else "input_features"
+        self.encoder = build_encoder(config.encoder_config)
+        size, num_states = config.hidden_size, config.encoder_config.num_hidden_layers + 1
+        self.layer_weights = nn.Parameter(torch.empty(num_states))
+        if config.num_semantic_codes:
+            self.projection = nn.Linear(size, size, bias=False)
+            self.semantic_quantizer = SemanticQuantizer(config.num_semantic_codes, size)
+        self.acoustic_quantizer = ResidualQuantizer(
+            config.num_acoustic_books, size, config.codebook_size, config.codebook_dim
+        )
+        self.decoder = WaveformDecoder(
+            size, config.decoder_channels, config.upsampling_ratios, config.residual_dilations, config.separable
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        reset_convolution(module)
+        if isinstance(module, FactorizedQuantizer):
+            module.reset_parameters()
+        elif isinstance(module, SemanticQuantizer):
+            init.constant_(module.codebook, float("nan"))  # not fitted yet: `encode` refuses
+        elif isinstance(module, HasrdModel):
+            init.zeros_(module.layer_weights)
+            if module.config.num_semantic_codes:
+                init.eye_(module.projection.weight)
+
+    @classmethod
+    def from_encoder(cls, encoder: str, **fields) -> "HasrdModel":
+        """
+        A codec on a pretrained encoder, without a semantic book yet (see `set_semantic_codebook`), decoder untrained.
+
+        Args:
+            encoder: folder or Hub id of a BestRQ, HuBERT, wav2vec 2.0 or WavLM; fields: of `HasrdConfig`.
+
+        Raises:
+            ValueError: another kind of model, one that lacks weights, or fields that do not fit it.
+        """
+        encoder_config = AutoConfig.from_pretrained(encoder)
+        encoder_config.name_or_path = ""  # which would be a folder of this machine
+        model = cls(HasrdConfig(encoder_config=encoder_config, **fields))
+        load_encoder_weights(model.encoder, encoder)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls, *args, dtype: torch.dtype | str | None = None, output_loading_info: bool = False, **kwargs
+    ):
+        """
+        `PreTrainedModel.from_pretrained` in float32, or in `dtype` when it is given.
+
+        Raises:
+            ValueError: weights are missing, or the semantic book was fitted on another encoder or layer.
+        """
+        model, report = super().from_pretrained(*args, dtype=torch.float32, output_loading_info=True, **kwargs)
+        name = args[0] if args else model.name_or_path
+        missing = {each for each in report["missing_keys"] if not each.endswith(NOT_TRAINED)}
+        if missing:
+            raise ValueError(f"{name} lacks weights of a HASRD: {', '.join(sorted(missing))}. Fetch the whole folder.")
+        if model.has_fitted_codebook:
+            model._check_fingerprint(model.config.semantic_fingerprint, f"the semantic book in {name}")
+        if dtype not in (None, "auto"):
+            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        return (model, report) if output_loading_info else model
+
+    def train(self, mode: bool = True) -> "HasrdModel":
+        """Training mode for all but the encoder."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def _apply(self, *args, **kwargs) -> nn.Module:
+        """A model that is cast has other encoder weights, and the same book belongs to them."""
+        before = self.encoder.dtype
+        super()._apply(*args, **kwargs)
+        if self.encoder.dtype != before and self.has_fitted_codebook:
+            self.config.semantic_fingerprint = self.encoder_fingerprint()
+        return self
+
+    @property
+    def has_fitted_codebook(self) -> bool:
+        """Whether there is a semantic book with centroids in it."""
+        if not self.config.num_semantic_codes or self.semantic_quantizer.codebook.is_meta:
+            return False
+        return self.semantic_quantizer.is_fitted
+
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder's weights as float32 and the number of the semantic layer: `layer 8 of 0a1b2c3d`."""
+        return f"layer {self.config.semantic_layer} of {weights_checksum(self.encoder)}"
+
+    def _check_fingerprint(self, fingerprint: str | None, name: str):
+        if fingerprint != (own := self.encoder_fingerprint()):
+            raise ValueError(
+                f"{name} was fitted on {fingerprint}, but this encoder is {own}: fit it again "
+                "(recipes/fit_semantic_codebook.py) or use the encoder that it belongs to."
+            )
+
+    @torch.no_grad()
+    def set_semantic_codebook(self, centroids: Tensor, fingerprint: str):
+        """
+        Take `(num_semantic_codes, dim)` as the semantic book.
+
+        fingerprint: `encoder_fingerprint()` of the model whose states the centroids were fitted on.
+
+        Raises:
+            ValueError: there is no semantic book, another shape, NaN or infinity, another encoder or layer.
+        """
+        if not self.config.num_semantic_codes:
+            raise ValueError("this codec has no semantic book: num_semantic_codes=0.")
+        codebook = self.semantic_quantizer.codebook
+        if centroids.shape != codebook.shape:
+            raise ValueError(f"centroids must be {tuple(codebook.shape)}; got {tuple(centroids.shape)}.")
+        if not bool(centroids.isfinite().all()):
+            raise ValueError(f"{int((~centroids.isfinite()).any(dim=1).sum())} centroids have NaN or infinity.")
+        self._check_fingerprint(fingerprint, "the semantic book")
+        codebook.copy_(centroids)
+        self.config.semantic_fingerprint = fingerprint
+
+    def latents(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        The encoder's `hidden_states` `(batch, tokens, layers + 1, dim)`, zeros on padding, and their mask `(batch,
+        tokens)`, True on real tokens, of which an utterance has as many as it has started.
+
+        Args:
+            input_features: `(batch, mel frames, mels)`, for a BestRQ.
+            input_values: `(batch, samples)` at 16 kHz, for the other encoders.
+            attention_mask: `(batch, mel frames)` or `(batch, samples)`, 1 on real ones; all real when None.
+
+        Raises:
+            ValueError: the other kind of input, wrong shapes, an utterance without a frame or sample.
+        """
+        inputs, attention_mask = check_inputs(self.config, input_features, attention_mask, input_values)
+        return layer_states(self.encoder, inputs, attention_mask)
+
+    def mix_layers(self, hidden_states: Tensor) -> Tensor:
+        """H W of eq. 2 `(batch, tokens, dim)` float32, from `latents`' `(batch, tokens, layers + 1, dim)`."""
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            mixed = torch.einsum("n,btnd->btd", self.layer_weights.float().softmax(dim=0), hidden_states.float())
+            return project(mixed, self.projection) if self.config.num_semantic_codes else mixed
+
+    def quantize(
+        self, hidden_states: Tensor, mask: Tensor, depths: Tensor | None = None, num_books: int | None = None
+    ) -> QuantizedStates:
+        """
+        Books of `latents`' states `(batch, tokens, layers + 1, dim)` under their mask `(batch, tokens)`.
+
+        Gradients reach the states, W and the layers' weights through the acoustic books; the semantic vector has none.
+
+        Args:
+            depths: `(batch,)`, how many acoustic books each utterance uses, all when None.
+            num_books: the first so many alone.
+
+        Raises:
+            ValueError: the semantic book has not been fitted, or there are not so many.
+        """
+        if num_books is not None and not 1 <= num_books <= self.config.num_books:
+            raise ValueError(f"num_books must be 1 to {self.config.num_books}; got {num_books}.")
+        mixed = self.mix_layers(hidden_states)
+        if not self.config.num_semantic_codes:
+            acoustic = self.acoustic_quantizer(mixed, mask, depths, num_books)
+            states, codes = acoustic.quantized, acoustic.codes
+        else:
+            self._check_fitted()
+            semantic, semantic_codes = self.semantic_quantizer(hidden_states[:, :, self.config.semantic_layer])
+            num_acoustic = None if num_books is None else num_books - 1
+            acoustic = self.acoustic_quantizer(mixed - semantic, mask, depths, num_acoustic)  # eq. 2
+            states = semantic + acoustic.quantized  # eq. 3
+            codes = torch.cat([semantic_codes[:, None], acoustic.codes], dim=1)
+        codes = codes.masked_fill(~mask[:, None], PADDING_CODE)
+        states = states.masked_fill(~mask[..., None], 0.0)
+        return QuantizedStates(states, codes, acoustic.commitment_loss, acoustic.codebook_loss)
+
+    def _check_fitted(self):
+        if not self.semantic_quantizer.is_fitted:
+            raise ValueError(
+                "the semantic book has no centroids yet: fit them (recipes/fit_semantic_codebook.py) and "
+                "`set_semantic_codebook`."
+            )
+
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+        depths: Tensor | None = None,
+        **kwargs,
+    ) -> HasrdOutput:
+        """
+        Encode and decode with gradients, in one pass; see `latents` for arguments and errors, `encode` for any length.
+
+        depths: `(batch,)`, how many acoustic books each utterance uses. When None, all of them do; in training mode
+            `quantizer_dropout` shortens some, and never drops the semantic book.
+        """
+        hidden_states, mask = self.latents(input_features, attention_mask, input_values)
+        config = self.config
+        if depths is None and self.training and config.quantizer_dropout and config.num_acoustic_books:
+            fewest, most = 0 if config.num_semantic_codes else 1, config.num_acoustic_books
+            depths = draw_depths(len(mask), config.quantizer_dropout, fewest, most, mask.device)
+        quantized = self.quantize(hidden_states, mask, depths)
+        return HasrdOutput(
+            audio_values=self._to_samples(quantized.states, mask),
+            audio_codes=quantized.codes,
+            attention_mask=mask,
+            commitment_loss=quantized.commitment_loss,
+            codebook_loss=quantized.codebook_loss,
+        )
+
+    def _to_samples(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Samples float32 `(batch, samples)` of quantized states `(batch, tokens, dim)`, zeros on padding."""
+        dtype = self.decoder.output_convolution.weight.dtype
+        return self.decoder(states.to(dtype), None if bool(mask.all()) else mask).float()
+
+    @torch.no_grad()
+    def encode(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+        num_books: int | None = None,
+    ) -> HasrdEncoderOutput:
+        """
+        Tokens of audio of any length; see `latents` for arguments and errors.
+
+        Audio of more than `max_source_tokens` is read in overlapping windows, laid over each utterance by itself;
+        there are as many tokens as one pass would give. num_books: the first so many alone, the semantic one counted.
+        """
+        inputs, attention_mask = check_inputs(self.config, input_features, attention_mask, input_values)
+        per_token, longest = self.config.inputs_per_token, self.config.max_source_tokens
+        if inputs.shape[1] <= longest * per_token:
+            codes, mask = self._encode_window(inputs, attention_mask, num_books)
+            return HasrdEncoderOutput(audio_codes=codes, attention_mask=mask)
+        rows = []
+        for row, length in enumerate(attention_mask.sum(dim=1).tolist()):
+            pieces = []
+            for window in encoding_windows(-(-length // per_token), longest):
+                cut = slice(window.start * per_token, min(window.end * per_token, length))
+                codes, _ = self._encode_window(inputs[row, None, cut], attention_mask[row, None, cut], num_books)
+                pieces.append(codes[0, :, window.kept].T)
+            rows.append(torch.cat(pieces))
+        codes = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING_CODE).transpose(1, 2)
+        return HasrdEncoderOutput(audio_codes=codes, attention_mask=codes[:, 0] != PADDING_CODE)
+
+    def _encode_window(self, inputs: Tensor, attention_mask: Tensor, num_books: int | None) -> tuple[Tensor, Tensor]:
+        hidden_states, mask = layer_states(self.encoder, inputs, attention_mask)
+        return self.quantize(hidden_states, mask, num_books=num_books).codes, mask
+
+    @torch.no_grad()
+    def decode(
+        self,
+        audio_codes: Tensor,
+        attention_mask: Tensor | None = None,
+        books: str | int | Sequence[int] | None = None,
+        num_samples: int | Sequence[int] | Tensor | None = None,
+        tokens_per_chunk: int = 250,
+    ) -> HasrdDecoderOutput:
+        """
+        Audio of tokens, from all books or some of them, of any length.
+
+        Args:
+            audio_codes: `(batch, books, tokens)`, of all books or the first few, the semantic one first.
+            attention_mask: `(batch, tokens)`, 1 on real tokens; when None, all but -1 are.
+            books: which to listen to: "all" (or None) that are given, "semantic", "acoustic", the first so many, or a
+                list of their numbers from 0.
+            num_samples: length to cut the audio to, one for all utterances or `(batch,)`: a recording ends within a
+                token. When None, tokens are decoded to their ends.
+            tokens_per_chunk: how many are decoded at once; bounds the memory. The audio is that of one pass.
+
+        Raises:
+            ValueError: other shapes, codes out of a book's range, books that were not given, or none, more samples
+                than the tokens have.
+        """
+        mask = check_codes(audio_codes, attention_mask, self.config.book_sizes)
+        books = select_books(books, audio_codes.shape[1], self.config)
+        num_samples = check_num_samples(num_samples, mask, self.config.samples_per_token)
+        if self.config.num_semantic_codes and 0 in books:
+            self._check_fitted()
+        context = decoder_context(self.config.upsampling_ratios, self.config.residual_dilations)
+        per_token, pieces = self.config.samples_per_token, []
+        for chunk in decoding_chunks(mask.shape[1], tokens_per_chunk, context):
+            cut = slice(chunk.start, chunk.end)
+            samples = self._to_samples(self._embed(audio_codes[..., cut], mask[:, cut], books), mask[:, cut])
+            pieces.append(samples[:, chunk.kept.start * per_token : chunk.kept.stop * per_token])
+        audio = torch.cat(pieces, dim=1)[:, : int(num_samples.max())]
+        behind = torch.arange(audio.shape[1], device=audio.device) >= num_samples[:, None]
+        return HasrdDecoderOutput(audio_values=audio.masked_fill(behind, 0.0))
+
+    def _embed(self, audio_codes: Tensor, mask: Tensor, books: list[int]) -> Tensor:
+        """Sum of some books' vectors `(batch, tokens, dim)` float32, zeros on padding."""
+        codes = audio_codes.masked_fill(~mask[:, None], 0)
+        num_semantic = 1 if self.config.num_semantic_codes else 0
+        acoustic = [book for book in books if book >= num_semantic]
+        states = torch.zeros(*mask.shape, self.config.hidden_size, device=codes.device)
+        if num_semantic and 0 in books:
+            states = states + self.semantic_quantizer.codebook[codes[:, 0]]
+        if acoustic:
+            vectors = self.acoustic_quantizer.embed(codes[:, acoustic], [book - num_semantic for book in acoustic])
+            states = states + vectors
+        return states.masked_fill(~mask[..., None], 0.0)
+
+
+__all__ = ["HasrdModel"]

@@ -1,0 +1,182 @@
+"""
+Make HASRD's semantic book, k-means of one layer of a pretrained speech encoder: the second of the paper's stages.
+
+The paper's (section 3: "The k-means model is trained offline on SSL latent representations using 10% of the
+train-clean-100 subset"; "layer n_s = 8"), after `recipes/pretrain_best_rq.py`; a few minutes on one GPU:
+
+    accelerate launch recipes/fit_semantic_codebook.py --encoder outputs/best_rq \\
+        --dataset openslr/librispeech_asr:clean --output_dir outputs/hasrd_fitted
+
+HASRD (HuBERT) instead: `--encoder facebook/hubert-base-ls960 --layer 9`; of HuBERT the paper names no layer. The mini,
+on two CPU cores (a minute):
+
+    python recipes/fit_semantic_codebook.py --preset mini --encoder outputs/mini_best_rq \\
+        --dataset ../shared/data/an4 --output_dir outputs/mini_hasrd_fitted
+
+`output_dir` becomes a HasrdModel with its feature extractor, which `recipes/train_hasrd.py --model` trains: encoder
+and semantic book are there, decoder and acoustic books are random. `work/` in it may be removed in the end; a run that
+was killed goes on where it stopped.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from filelock import FileLock
+from fit_speech_units import draw_sample
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import AutoFeatureExtractor, FeatureExtractionMixin, HfArgumentParser, set_seed
+
+from clearspeech.modeling.modeling_hasrd import HasrdModel
+from clearspeech.processing.corpora import leave_out_long, load_corpora
+from clearspeech.trainers.results import write_atomically
+from clearspeech.trainers.unit_clustering import fit_kmeans
+from clearspeech.trainers.unit_extraction import claim_folder, extract_features
+
+PRESETS = {
+    "paper": {},
+    "mini": dict(
+        num_clusters=256,
+        sample_share=1.0,
+        batch_frames=2000,
+        num_passes=5,
+        num_inits=3,
+        num_acoustic_books=5,
+        codebook_size=256,
+        decoder_channels=384,
+    ),
+}
+
+
+@dataclass
+class RecipeArguments:
+    encoder: str = field(metadata={"help": "Folder or Hub id of a BestRQ, HuBERT, wav2vec 2.0 or WavLM."})
+    dataset: list[str] = field(metadata={"help": "Corpora to learn from, see processing/corpora.py."})
+    output_dir: str = field(metadata={"help": "Folder of the HasrdModel."})
+    preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
+    layer: int = field(default=8, metadata={"help": "n_s, of its hidden_states; 0 goes into the first layer."})
+    num_clusters: int = field(default=1024, metadata={"help": "Size of the semantic book; the bitrates make it 1024."})
+    sample_share: float = field(default=0.1, metadata={"help": '"10% of the train-clean-100 subset"'})
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
+    batch_frames: int = field(default=10_000, metadata={"help": "Tokens per step of k-means."})
+    num_passes: int = field(default=5, metadata={"help": "How often k-means sees all tokens."})
+    num_inits: int = field(default=20, metadata={"help": "Starts of k-means, of which the best is taken."})
+    reassignment_ratio: float = field(
+        default=0.01, metadata={"help": "Clusters smaller than this share of the largest begin anew."}
+    )
+    num_acoustic_books: int | None = field(
+        default=None, metadata={"help": "Of the codec: 9 on a BestRQ, 8 on others when not given."}
+    )
+    codebook_size: int = field(default=1024, metadata={"help": "Of each acoustic book."})
+    decoder_channels: int = field(default=1536, metadata={"help": '"a latent dimension of 1536"'})
+    upsampling_ratios: list[int] | None = field(
+        default=None,
+        metadata={"help": '"strides [8, 8, 4, 2]" for 512 samples a token, 8 5 4 2 for 320 when not given.'},
+    )
+    batch_size: int = field(default=16, metadata={"help": "Utterances that the encoder sees at once."})
+    seed: int = field(default=0, metadata={"help": "Of the sample, of k-means and of the random decoder."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "At an unreadable audio file: skip it and count it, or raise.",
+            "choices": ["raise", "skip"],
+        },
+    )
+
+    @property
+    def work(self) -> Path:
+        """Where states and clusters are kept."""
+        return Path(self.output_dir, "work")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> RecipeArguments:
+    """Command-line arguments over the preset's defaults over the paper's."""
+    parser = HfArgumentParser(RecipeArguments)
+    preset = parser.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**PRESETS[preset])
+    return parser.parse_args_into_dataclasses(arguments)[0]
+
+
+class SemanticLayer:
+    """The layer of a codec that becomes its semantic book, as `extract_features` asks for states."""
+
+    def __init__(self, model: HasrdModel):
+        self.model = model
+        self.encoder, self.device = model.encoder, model.device
+        self.config = SimpleNamespace(layer=model.config.semantic_layer, encoder_config=model.config.encoder_config)
+
+    @torch.no_grad()
+    def features(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """States `(batch, tokens, dim)` and their mask; for arguments see `HasrdModel.latents`."""
+        states, mask = self.model.latents(**inputs)
+        return states[:, :, self.config.layer], mask
+
+
+def build_model(recipe: RecipeArguments) -> tuple[HasrdModel, FeatureExtractionMixin]:
+    """A codec on the encoder, its semantic book still empty, and what the encoder reads."""
+    set_seed(recipe.seed)
+    model = HasrdModel.from_encoder(
+        recipe.encoder,
+        semantic_layer=recipe.layer,
+        num_semantic_codes=recipe.num_clusters,
+        num_acoustic_books=recipe.num_acoustic_books,
+        codebook_size=recipe.codebook_size,
+        decoder_channels=recipe.decoder_channels,
+        upsampling_ratios=recipe.upsampling_ratios,
+    ).eval()
+    options = dict(return_attention_mask=True) if model.config.reads_waveforms else {}  # many on the Hub say nothing
+    return model.to(PartialState().device), AutoFeatureExtractor.from_pretrained(recipe.encoder, **options)
+
+
+def fit_centroids(
+    recipe: RecipeArguments, model: HasrdModel, feature_extractor: FeatureExtractionMixin, speech: Dataset
+) -> Tensor:
+    """Centroids `(clusters, dim)` of the sample's states. One process fits, the others wait."""
+    description = {"corpora": recipe.dataset, "split": "train", "max_seconds": recipe.max_seconds}
+    description |= {"share": recipe.sample_share, "seed": recipe.seed}
+    sample = draw_sample(speech, recipe.sample_share, recipe.seed)
+    layer = SemanticLayer(model)
+    states = extract_features(sample, layer, feature_extractor, recipe.work / "states", description, recipe.batch_size)
+    folder = recipe.work / "clusters"
+    options = {
+        "num_clusters": recipe.num_clusters,
+        "batch_size": recipe.batch_frames,
+        "num_passes": recipe.num_passes,
+        "num_inits": recipe.num_inits,
+        "reassignment_ratio": recipe.reassignment_ratio,
+        "seed": recipe.seed,
+    }
+    claim_folder(folder, options | {"states": model.encoder_fingerprint(), "sample": description})
+    file = folder / "centroids.safetensors"
+    with FileLock(folder / "fitting"):
+        if not file.exists():
+            start = perf_counter()
+            clusters = fit_kmeans(states, **options)
+            print(
+                f"{clusters.num_frames:,} tokens, {recipe.num_passes} times, in {perf_counter() - start:.0f} s. The "
+                f"{recipe.num_clusters} clusters take away {100 * clusters.explained_variance:.1f} % of the variance."
+            )
+            write_atomically(file, save({"centroids": torch.from_numpy(clusters.centroids)}))
+    return load_file(file)["centroids"]
+
+
+def main(arguments: list[str] | None = None):
+    recipe = parse_arguments(arguments)
+    model, feature_extractor = build_model(recipe)
+    fingerprint = model.encoder_fingerprint()
+    speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, streaming=False)
+    speech = leave_out_long(speech, recipe.max_seconds)
+    model.set_semantic_codebook(fit_centroids(recipe, model, feature_extractor, speech), fingerprint)
+    if PartialState().is_main_process:
+        model.save_pretrained(recipe.output_dir)
+        feature_extractor.save_pretrained(recipe.output_dir)
+        print(f"{recipe.output_dir}: {fingerprint}, {model.config.num_books} books, {model.config.bitrate:.2f} kbps.")
+
+
+if __name__ == "__main__":
+    main()
