@@ -1,0 +1,101 @@
+"""Segments of a codec's training: where they begin, what they hold, features of the real samples alone."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Wav2Vec2FeatureExtractor
+
+from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
+from clearspeech.processing.segment_collator import SegmentCollator
+
+
+@pytest.fixture
+def rows(make_speech):
+    return [{"audio": make_speech(length, seed)} for seed, length in enumerate((9000, 1500, 4096, 20000))]
+
+
+@pytest.fixture
+def collator():
+    return SegmentCollator(BestRQFeatureExtractor(8), segment_samples=4096)
+
+
+def start_of(segment: torch.Tensor, audio: np.ndarray) -> int:
+    """Where a segment was cut from."""
+    starts = [start for start in np.flatnonzero(audio == segment[0].item()) if start + len(segment) <= len(audio)]
+    (start,) = [start for start in starts if np.array_equal(audio[start : start + len(segment)], segment.numpy())]
+    return start
+
+
+def test_a_segment_is_a_stretch_of_the_utterance_and_a_shorter_one_is_padded(rows, collator):
+    batch = collator(rows)
+    assert batch["waveforms"].shape == (4, 4096) and batch["num_samples"].tolist() == [4096, 1500, 4096, 4096]
+    for waveform, row in zip(batch["waveforms"], rows):
+        start_of(waveform[: len(row["audio"])], row["audio"])
+    assert not batch["waveforms"][1, 1500:].any()
+    assert np.array_equal(batch["waveforms"][2], rows[2]["audio"])
+
+
+def test_where_it_begins_depends_on_utterance_epoch_and_seed_alone(rows, collator):
+    def starts(rows, epoch=0, seed=0):
+        drawing = SegmentCollator(collator.feature_extractor, 4096, seed=seed)
+        drawing.set_epoch(epoch)
+        return [start_of(waveform, row["audio"]) for waveform, row in zip(drawing(rows)["waveforms"], rows)]
+
+    long = [rows[0], rows[3]]
+    torch.rand(3)  # draws elsewhere do not matter
+    assert starts(long) == starts(long[::-1])[::-1] == starts(long)
+    assert len({tuple(starts(long, epoch, seed)) for epoch in range(3) for seed in range(3)}) == 9
+
+
+def test_segments_lie_anywhere_in_the_utterance(rows, collator):
+    starts = []
+    for epoch in range(300):
+        collator.set_epoch(epoch)
+        starts.append(start_of(collator.cut(rows[3]["audio"])[0], rows[3]["audio"]))
+    assert set(starts) == {512 * token for token in range(32)}  # 20000 - 4096 samples
+    assert np.mean(starts) == pytest.approx(31 * 512 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "extractor", [BestRQFeatureExtractor(8), Wav2Vec2FeatureExtractor(return_attention_mask=True)]
+)
+def test_features_are_those_of_the_whole_utterance_where_the_segment_lies(extractor, rows):
+    batch = SegmentCollator(extractor, segment_samples=4096)(rows)
+    name, hop = ("input_features", 128) if isinstance(extractor, BestRQFeatureExtractor) else ("input_values", 1)
+    assert batch.keys() == {name, "attention_mask", "waveforms", "num_samples"}
+    for index, row in enumerate(rows):
+        whole = extractor([row["audio"]], sampling_rate=16000, return_tensors="pt")[name][0]
+        length, real = int(batch["num_samples"][index]), int(batch["attention_mask"][index].sum())
+        first = start_of(batch["waveforms"][index, :length], row["audio"]) // hop
+        assert real == (-(-length // 512) * 4 if hop == 128 else length)
+        assert torch.equal(batch[name][index, :real], whole[first : first + real])
+        assert not batch[name][index, real:].any()
+
+
+def test_segments_begin_with_a_token_and_end_anywhere(rows):
+    collator = SegmentCollator(BestRQFeatureExtractor(8), segment_samples=4000)
+    for epoch in range(5):
+        collator.set_epoch(epoch)
+        segment, features = collator.cut(rows[3]["audio"])
+        assert start_of(segment, rows[3]["audio"]) % 512 == 0
+        assert len(segment) == 4000 and len(features) == 32  # eight tokens, the last of them cut off
+
+
+def test_whole_utterances_are_padded_to_the_longest(rows, collator):
+    batch = collator.of_whole_utterances()(rows)
+    assert batch["waveforms"].shape == (4, 20000) and batch["num_samples"].tolist() == [9000, 1500, 4096, 20000]
+    assert np.array_equal(batch["waveforms"][0, :9000], rows[0]["audio"])
+    assert collator.segment_samples == 4096
+
+
+def test_rows_may_be_memory_maps_and_are_not_changed(rows, collator):
+    audio = rows[0]["audio"].copy()
+    audio.setflags(write=False)
+    collator([{"audio": audio}])["waveforms"].zero_()
+    assert np.array_equal(audio, rows[0]["audio"])
+
+
+def test_audio_that_is_no_speech_is_refused(collator):
+    for audio, message in ((np.zeros(399), "at least one window of 400"), (np.full(4000, np.nan), "NaN or infinite")):
+        with pytest.raises(ValueError, match=message):
+            collator([{"audio": audio}])
