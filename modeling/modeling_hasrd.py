@@ -377,13 +377,13 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
         per_token, pieces = self.config.samples_per_token, []
         for chunk in decoding_chunks(mask.shape[1], tokens_per_chunk, context):
             cut = slice(chunk.start, chunk.end)
-            samples = self._to_samples(self._embed(audio_codes[..., cut], mask[:, cut], books), mask[:, cut])
+            samples = self._to_samples(self.embed(audio_codes[..., cut], mask[:, cut], books), mask[:, cut])
             pieces.append(samples[:, chunk.kept.start * per_token : chunk.kept.stop * per_token])
         audio = torch.cat(pieces, dim=1)[:, : int(num_samples.max())]
         behind = torch.arange(audio.shape[1], device=audio.device) >= num_samples[:, None]
         return HasrdDecoderOutput(audio_values=audio.masked_fill(behind, 0.0))
 
-    def _embed(self, audio_codes: Tensor, mask: Tensor, books: list[int]) -> Tensor:
+    def embed(self, audio_codes: Tensor, mask: Tensor, books: list[int]) -> Tensor:
         """Sum of some books' vectors `(batch, tokens, dim)` float32, zeros on padding."""
         codes = audio_codes.masked_fill(~mask[:, None], 0)
         num_semantic = 1 if self.config.num_semantic_codes else 0

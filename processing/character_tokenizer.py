@@ -7,12 +7,13 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|unknown|>")
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"  # all that `normalize_text` leaves of English
 
 
-def build_character_tokenizer() -> PreTrainedTokenizerFast:
+def build_character_tokenizer(characters: str = CHARACTERS) -> PreTrainedTokenizerFast:
     """
-    One id per character of normalized English text; ids start with start-of-transcript and end with end-of-text, as
-    Whisper's do. End-of-text (id 0) also pads; the unknown token only exists so that collators can refuse it.
+    One id per character, by default of normalized English text; ids start with start-of-transcript and end with
+    end-of-text, as Whisper's do. End-of-text (id 0) also pads; the unknown token only exists so that collators can
+    refuse it.
     """
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *CHARACTERS])}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *characters])}
     end, start, unknown = SPECIAL_TOKENS
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")

@@ -35,8 +35,8 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
     * decoding follows the model's own generation config.
 
     `import clearspeech` makes this class the task's entry. For a SpeechLM it gives `SpeechLMPipeline`, for a
-    FactoredASR `FactoredASRPipeline`, and where neither the model nor its feature extractor is the suite's, the stock
-    pipeline. The two belong together: half a pair is refused.
+    FactoredASR `FactoredASRPipeline`, for a HasrdForCTC `HasrdPipeline`, and where neither the model nor its feature
+    extractor is the suite's, the stock pipeline. The two belong together: half a pair is refused.
 
     Raises:
         ValueError: a model that writes no text, a model of the suite with a stock feature extractor, or a plain
@@ -57,9 +57,9 @@ class SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
 
     @classmethod
     def class_for(cls, model: PreTrainedModel) -> type["SpeechRecognitionPipeline"]:
-        """The class that transcribes this model: a subclass made for its type, or this one."""
-        served = (each for each in cls.__subclasses__() if each.served_model_type == model.config.model_type)
-        return next(served, cls)
+        """The class that transcribes this model: a subclass, or one of its own, made for its type, or this one."""
+        classes = (each.class_for(model) for each in cls.__subclasses__())
+        return next((each for each in classes if each.served_model_type == model.config.model_type), cls)
 
     def __init__(self, model: PreTrainedModel, **kwargs: Any):
         if not model.can_generate():
