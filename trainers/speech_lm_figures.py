@@ -109,7 +109,8 @@ def plot_alpha_sweep(
     axes.minorticks_off()
     axes.set_xlabel(r"weight $\alpha$ of the KL divergence")
     axes.set_ylabel("WER in % (lower is better)")
-    axes.legend(frameon=False, fontsize=8)
+    # lines may run anywhere: below the axes none is covered
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     save_figure(figure, path)
 
 
