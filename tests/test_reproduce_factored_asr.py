@@ -301,6 +301,6 @@ def test_the_card_shows_ours_and_the_papers_figures(tmp_path):
     assert f"| *{FULL}: the paper's* | *5.80* | *4.13* |  |" in sections["table1"]
     assert "| **RNN-T (Ours)**, 2 seeds | 8.50 (8.00 to 9.00) | 17.00 (16.00 to 18.00) |" in sections["table3"]
     assert "| *RNN-T (Ours): the paper's* | *5.80* | *8.21* |" in sections["table3"]
-    assert f"1.00 M (*RNN-T, {FULL}*, 7 steps) parameters" in sections["setting"]
+    assert f"1.00 M (*{FULL}*, 7 steps) parameters" in sections["setting"]
     assert "trained on `a`, `b`, greedy search" in sections["setting"]
     assert "met" in sections["goals"]

@@ -94,11 +94,13 @@ def test_a_transcript_that_validation_would_stop_at_is_named_before_training(rec
         recipe.main(tiny_encoder)
 
 
-def test_dropout_is_that_of_all_networks_from_scratch(recipe, flags, tmp_path):
-    recipe.main([*flags, "--encoder", "conformer", "--encoder_hidden_size", "16", "--dropout", "0.25"])
+def test_dropout_is_that_of_the_encoder_and_the_factors_may_have_their_own(recipe, flags, tmp_path):
+    rates = ["--dropout", "0.25", "--factor_dropout", "0.5"]
+    recipe.main([*flags, "--encoder", "conformer", "--encoder_hidden_size", "16", *rates])
     config = AutoModelForRNNT.from_pretrained(tmp_path / "trained").config
     encoder = config.encoder_config
-    assert {config.dropout, encoder.dropout, encoder.activation_dropout, encoder.attention_dropout} == {0.25}
+    assert {encoder.dropout, encoder.activation_dropout, encoder.attention_dropout} == {0.25}
+    assert config.dropout == 0.5
 
 
 def test_a_resumed_run_keeps_its_subwords_and_statistics(recipe, tiny_encoder, tmp_path, monkeypatch):
