@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from table_runs import Goal
@@ -71,7 +71,9 @@ def result_table(
 
 def preset_table(presets: Mapping[str, Mapping[str, Any]], arguments: Iterable[type], hidden: Container[str]) -> str:
     """What `--preset mini` of a training recipe sets, beside the value without it; arguments: its dataclasses."""
-    defaults = {each.name: each.default for of_class in arguments for each in fields(of_class)} | presets["paper"]
+    known = [each for of_class in arguments for each in fields(of_class)]
+    made = {each.name: each.default_factory() for each in known if each.default_factory is not MISSING}
+    defaults = {each.name: each.default for each in known} | made | presets["paper"]
     chosen = {name: value for name, value in presets["mini"].items() if name not in hidden}
     lines = [[f"`--{name}`", f"`{value}`", f"`{defaults[name]}`"] for name, value in chosen.items()]
     return markdown_table(["", "mini", "default"], lines)

@@ -14,8 +14,9 @@ on two CPU cores (a minute):
         --dataset ../shared/data/an4 --output_dir outputs/mini_hasrd_fitted
 
 `output_dir` becomes a HasrdModel with its feature extractor, which `recipes/train_hasrd.py --model` trains: encoder
-and semantic book are there, decoder and acoustic books are random. `work/` in it may be removed in the end; a run that
-was killed goes on where it stopped.
+and semantic book are there, decoder and acoustic books are random. `--num_clusters 0` makes one without a semantic
+book, residual books of the same encoder's layers alone, to compare with. `work/` in it may be removed in the end; a
+run that was killed goes on where it stopped.
 """
 
 from dataclasses import dataclass, field
@@ -60,7 +61,9 @@ class RecipeArguments:
     output_dir: str = field(metadata={"help": "Folder of the HasrdModel."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     layer: int = field(default=8, metadata={"help": "n_s, of its hidden_states; 0 goes into the first layer."})
-    num_clusters: int = field(default=1024, metadata={"help": "Size of the semantic book; the bitrates make it 1024."})
+    num_clusters: int = field(
+        default=1024, metadata={"help": "Size of the semantic book, which the bitrates make 1024; 0 for none."}
+    )
     sample_share: float = field(default=0.1, metadata={"help": '"10% of the train-clean-100 subset"'})
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     batch_frames: int = field(default=10_000, metadata={"help": "Tokens per step of k-means."})
@@ -169,9 +172,10 @@ def main(arguments: list[str] | None = None):
     recipe = parse_arguments(arguments)
     model, feature_extractor = build_model(recipe)
     fingerprint = model.encoder_fingerprint()
-    speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, streaming=False)
-    speech = leave_out_long(speech, recipe.max_seconds)
-    model.set_semantic_codebook(fit_centroids(recipe, model, feature_extractor, speech), fingerprint)
+    if recipe.num_clusters:
+        speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, streaming=False)
+        speech = leave_out_long(speech, recipe.max_seconds)
+        model.set_semantic_codebook(fit_centroids(recipe, model, feature_extractor, speech), fingerprint)
     if PartialState().is_main_process:
         model.save_pretrained(recipe.output_dir)
         feature_extractor.save_pretrained(recipe.output_dir)

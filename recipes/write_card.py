@@ -15,6 +15,7 @@ from pathlib import Path
 
 import card_disentangled_whisper
 import card_factored_asr
+import card_hasrd
 import card_speech_lm
 import card_stable_token
 from table_runs import CARDS
@@ -27,6 +28,7 @@ METHODS = {
     "disentangled_whisper": card_disentangled_whisper.sections,
     "speech_lm": card_speech_lm.sections,
     "factored_asr": card_factored_asr.sections,
+    "hasrd": card_hasrd.sections,
 }
 
 

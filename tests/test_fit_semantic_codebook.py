@@ -108,6 +108,16 @@ def test_what_is_done_is_not_done_again(recipe, arguments, monkeypatch):
     recipe.main(arguments)
 
 
+def test_a_codec_can_go_without_a_semantic_book(recipe, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "fit_kmeans", None)
+    recipe.main([*arguments, "--num_clusters", "0", "--num_acoustic_books", "3"])
+    model, extractor = load(tmp_path / "hasrd")
+    assert model.config.book_sizes == [16, 16, 16]
+    speech = torch.randn(1, 4000).numpy() / 10
+    inputs = extractor(list(speech), sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
+    assert model.encode(**inputs).audio_codes.shape[:2] == (1, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

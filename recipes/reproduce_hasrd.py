@@ -1,0 +1,319 @@
+"""
+Train and measure HASRD's mini on real speech: Tables 3 and 4, Fig. 2, and a codec without the semantic book.
+
+    python recipes/reproduce_hasrd.py --jobs 2
+    python recipes/reproduce_hasrd.py --rows HASRD "RVQ alone" --layer 4
+
+In this order, as each stage needs the one before it:
+
+1. two BEST-RQ encoders, with features normalized per sentence and globally (`--best_rq_flags` go to this recipe);
+2. recognizers of the features (Fbank), of each layer, and of all layers with learned weights (`--probe_flags`). The
+   layer with the lowest WER on validation becomes the semantic one, as in the paper; `--layer` fixes it;
+3. k-means of that layer, the semantic book;
+4. two codecs: HASRD, and RVQ alone, which has the same encoder and one more residual book in place of the semantic
+   one: as many books, of the same size (`--codec_flags`);
+5. recognizers of the books. The semantic book is frozen, so that its recognizer, trained on the codec before its
+   training, is also that of the trained HASRD.
+
+Writes into `hub_cards/results/hasrd.json`:
+
+* `table3`, `layers`: WER and CER of latents and of k-means, sentence and global normalization;
+* `codec`: distances and similarity of voices by number and kind of books; `table4`: WER of the tokens' recognizers;
+  `resynthesis`: WER of Fbank's recognizer, trained on recordings, on audio from all books and from some;
+* `first_book`: the semantic book against the first residual book of RVQ alone;
+* `figure2`: the layers' weights for reconstruction and for ASR; `pretraining`: BEST-RQ's loss on validation;
+* `bootstrap`: changes of the WER with their 95 % intervals over utterances.
+
+Rows whose entries are in the results file with the same command and base are skipped; an interrupted one goes on from
+its last checkpoint, whatever stopped it. Pictures go to `--figures`; `recipes/write_card.py` then writes the card.
+Hardware: one CPU core per job; 2 encoders, 2 codecs and 21 recognizers, 5 to 7 hours on two cores.
+"""
+
+import argparse
+import fcntl
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fit_semantic_codebook import PRESETS as FIT_PRESETS
+from record_hasrd import (
+    keep_spectrograms,
+    store_comparisons,
+    store_layer_weights,
+    store_pretraining,
+    store_resynthesis,
+)
+from table_runs import (
+    Job,
+    Row,
+    add_shared_arguments,
+    chosen_rows,
+    exit_on_failures,
+    fill_in_corpora,
+    folder_name,
+    is_trained,
+    labels_of,
+    recorded,
+    run_all,
+    train_once,
+)
+from tables_hasrd import (
+    ACOUSTIC,
+    BEST,
+    CHOSEN,
+    COMBINED,
+    FBANK,
+    HASRD,
+    KMEANS,
+    LAYERS,
+    METHOD,
+    NORMALIZATIONS,
+    RVQ,
+    SEMANTIC,
+    WEIGHTED,
+    best_layer,
+    draw_pictures,
+    encoder_name,
+    format_tables,
+    layer_name,
+)
+
+from clearspeech.trainers.results import read_results, update_results
+
+BASES = {each: encoder_name(each) for each in NORMALIZATIONS}  # encoders; their books are `KMEANS` of them
+NO_SEMANTIC_BOOK = f"{RVQ}, untrained"
+SPEECH = (  # of `--data` with a training split, besides the corpora of `--dataset`
+    "alphanumeric grid_s1 dctts_reader ravdess emodb kerstin_german hsk_mandarin_words barista_commands".split()
+)
+
+
+@dataclass(frozen=True)
+class HasrdRow(Row):
+    """source: what it is trained on, an encoder, a codec before or after its training. is_codec: it is one itself."""
+
+    source: str = BASES[CHOSEN]
+    is_codec: bool = False
+
+
+def probe_row(name: str, source: str, flags: str, *tables: tuple[str, str]) -> HasrdRow:
+    """A recognizer, which stands in Table 3 under its own name when no other place is given."""
+    return HasrdRow(name, ("--representation", *flags.split()), (0,), tables or (("table3", name),), source)
+
+
+def kmeans_row(normalization: str) -> HasrdRow:
+    name, books = encoder_name(normalization, KMEANS), (("table4", SEMANTIC), ("first_book", HASRD))
+    return probe_row(name, name, "semantic", ("table3", name), *(books if normalization == CHOSEN else ()))
+
+
+def layer_rows(normalization: str) -> list[HasrdRow]:
+    names = {layer: layer_name(normalization, layer) for layer in LAYERS}
+    source = BASES[normalization]
+    return [probe_row(name, source, f"layer --layer {layer}", ("layers", name)) for layer, name in names.items()]
+
+
+ENCODER_ROWS = (
+    *layer_rows(CHOSEN),
+    probe_row(FBANK, BASES[CHOSEN], "features"),
+    probe_row(encoder_name(CHOSEN, WEIGHTED), BASES[CHOSEN], "layers"),
+    *layer_rows("global"),
+)
+CODEC_ROWS = (
+    HasrdRow(HASRD, (), (0,), (("codec", HASRD),), encoder_name(CHOSEN, KMEANS), is_codec=True),
+    HasrdRow(RVQ, (), (0,), (("codec", RVQ),), NO_SEMANTIC_BOOK, is_codec=True),
+    *map(kmeans_row, NORMALIZATIONS),
+)
+BOOK_ROWS = (
+    probe_row(ACOUSTIC, HASRD, "acoustic", ("table4", ACOUSTIC)),
+    probe_row(COMBINED, HASRD, "combined", ("table4", COMBINED)),
+    probe_row(f"{RVQ}, first book", RVQ, "books --books 0", ("first_book", RVQ)),
+)
+ROWS = (*ENCODER_ROWS, *CODEC_ROWS, *BOOK_ROWS)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_shared_arguments(parser, METHOD, ROWS, None)
+    parser.add_argument("--layer", type=int, choices=LAYERS, help="the semantic layer; else the best on validation")
+    parser.add_argument("--dataset", nargs="+", help="of recognizers and k-means instead of digit strings and an4")
+    parser.add_argument("--codec_dataset", nargs="+", help="of the codecs instead of these and alphanumeric")
+    parser.add_argument("--speech", nargs="+", help="of the encoders instead of all speech in --data")
+    for name in ("best_rq", "codec", "probe"):
+        parser.add_argument(f"--{name}_flags", type=shlex.split, default=[], help='such as "--max_steps 500"')
+    args = parser.parse_args(arguments)
+    args.dataset = args.dataset or [f"digit_strings:{args.data}/spoken_digits:2000", f"{args.data}/an4"]
+    args.codec_dataset = args.codec_dataset or [*args.dataset, f"{args.data}/alphanumeric"]
+    args.speech = args.speech or [*args.dataset, *[f"{args.data}/{name}" for name in SPEECH]]
+    fill_in_corpora(args)
+    return args
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is made but not measured. base: the folder that it is made from, None where that is nothing."""
+
+    folder: Path
+    command: list[str]
+    base: Path | None = None
+    going_on: tuple[str, ...] = ()
+
+
+def plan_encoders(args: argparse.Namespace) -> dict[str, Stage]:
+    """BEST-RQ with each normalization, by name."""
+    command = ["python", "recipes/pretrain_best_rq.py", "--preset", "mini", "--dataset", *args.speech]
+    command += ["--validation_dataset", *args.test_dataset]
+    return {
+        name: Stage(
+            args.runs / folder_name(name, 0),
+            [*command, "--normalization", normalization, *args.best_rq_flags],
+            going_on=("--resume",),
+        )
+        for normalization, name in BASES.items()
+    }
+
+
+def plan_books(args: argparse.Namespace, layers: dict[str, int]) -> dict[str, Stage]:
+    """
+    Codecs before their training, by name: RVQ alone, with one residual book more, and those with a semantic book, of
+    the layer that each normalization has in `layers`.
+    """
+    num_books, base = FIT_PRESETS["mini"]["num_acoustic_books"] + 1, args.runs / folder_name(BASES[CHOSEN], 0)
+    no_book = ("--layer", "0", "--num_clusters", "0", "--num_acoustic_books", str(num_books))
+    folder = args.runs / folder_name(NO_SEMANTIC_BOOK, 0)
+    stages = {NO_SEMANTIC_BOOK: Stage(folder, fit_command(args, base, *no_book), base)}
+    for normalization, layer in layers.items():
+        name, base = encoder_name(normalization, KMEANS), args.runs / folder_name(BASES[normalization], 0)
+        folder = args.runs / f"kmeans_{normalization}_layer_{layer}"
+        stages[name] = Stage(folder, fit_command(args, base, "--layer", str(layer)), base)
+    return stages
+
+
+def fit_command(args: argparse.Namespace, encoder: Path, *flags: str) -> list[str]:
+    command = ["python", "recipes/fit_semantic_codebook.py", "--preset", "mini", "--encoder", str(encoder)]
+    return [*command, "--dataset", *args.dataset, *flags]
+
+
+def make(stage: Stage) -> None:
+    """
+    Make one stage unless that is done; an interrupted one goes on.
+
+    Raises:
+        RuntimeError: the folder holds something else, or it failed.
+    """
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    with (stage.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = recorded(stage.command, None if stage.base is None else str(stage.base))
+        train_once(stage.command, record, stage.folder, lock, stage.going_on)
+
+
+def make_all(stages: dict[str, Stage], jobs: int) -> list[str]:
+    """Make stages, so many at once. Returns what failed, and why."""
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, future in [(name, pool.submit(make, stage)) for name, stage in stages.items()]:
+            try:
+                future.result()
+            except RuntimeError as error:
+                failures.append(f"{name}: {error}")
+                print(failures[-1], file=sys.stderr, flush=True)
+    return failures
+
+
+def plan_jobs(args: argparse.Namespace, rows: Iterable[HasrdRow], folders: Mapping[str, Path]) -> list[Job]:
+    """The chosen ones of some rows; folders: where what they are trained on lies, by its name."""
+    jobs = []
+    for row, seed in chosen_rows(tuple(rows), args.rows, args.seeds):
+        folder = str(folders[row.source])
+        recipe = "recipes/train_hasrd.py" if row.is_codec else "recipes/train_hasrd_ctc.py"
+        dataset = args.codec_dataset if row.is_codec else args.dataset
+        command = ["python", recipe, "--preset", "mini", "--model", folder, "--dataset", *dataset]
+        command += ["--seed", str(seed), *row.flags, *(args.codec_flags if row.is_codec else args.probe_flags)]
+        evaluation = ["python", "recipes/evaluate_hasrd.py" if row.is_codec else "recipes/evaluate_hasrd_ctc.py"]
+        evaluation += ["--device", "cpu", "--dataset", *args.test_dataset]
+        evaluation += ["--speaker_dataset", *args.codec_dataset] if row.is_codec else []
+        is_layer = row.entries[0][0] == "layers"
+        jobs.append(
+            Job(
+                row.name,
+                row.entries,
+                seed,
+                command,
+                evaluation,
+                labels_of(args.test_dataset),
+                validation=[*evaluation, "--split", "validation"] if is_layer else None,
+                base=folder,
+            )
+        )
+    return jobs
+
+
+def choose_layers(args: argparse.Namespace) -> dict[str, int]:
+    """
+    `--layer`, or the best on validation; a normalization whose layers are not measured has none. Its test figures go
+    into the results as Table 3's.
+    """
+    results, layers, shown = read_results(args.results, METHOD), {}, []
+    for normalization in NORMALIZATIONS:
+        layer = best_layer(results, normalization, labels_of(args.test_dataset)) if args.layer is None else args.layer
+        if layer is not None:
+            layers[normalization] = layer
+            for run in results.find(table="layers", row=layer_name(normalization, layer)):
+                name, metrics = encoder_name(normalization, BEST), run.metrics | {"layer": layer}
+                shown.append(replace(run, table="table3", row=name, metrics=metrics))
+    if shown:
+        update_results(args.results, METHOD, shown)
+    return layers
+
+
+def encoder_of(source: str) -> str:
+    """The name of the encoder in what a row is trained on."""
+    return BASES["global"] if source.startswith(BASES["global"]) else BASES[CHOSEN]
+
+
+def run_rows(args: argparse.Namespace) -> tuple[list[str], list[Job]]:
+    """All stages, as far as the chosen rows need them. Returns what failed, and why, and all jobs."""
+    failures, jobs = [], []
+    folders = {codec: args.runs / folder_name(codec, 0) for codec in (HASRD, RVQ)}
+
+    def chosen(rows: tuple[HasrdRow, ...]) -> list[HasrdRow]:
+        return [row for row, _ in chosen_rows(rows, args.rows, args.seeds)]
+
+    def run_phase(stages: dict[str, Stage], needed: set[str], rows: tuple[HasrdRow, ...]) -> None:
+        failures.extend(make_all({name: stage for name, stage in stages.items() if name in needed}, args.jobs))
+        folders.update({name: stage.folder for name, stage in stages.items()})
+        made = [row for row in chosen(rows) if row.source in folders and is_trained(folders[row.source])]
+        missing = [row for row in chosen(rows) if row not in made]
+        failures.extend(f"{row.name}: there is no {row.source} to start from" for row in missing)
+        planned = plan_jobs(args, made, folders)
+        jobs.extend(planned)
+        failures.extend(run_all(planned, args, METHOD))
+
+    run_phase(plan_encoders(args), {encoder_of(row.source) for row in chosen(ROWS)}, ENCODER_ROWS)
+    layers = {each: layer for each, layer in choose_layers(args).items() if is_trained(folders[BASES[each]])}
+    run_phase(plan_books(args, layers), {row.source for row in chosen(CODEC_ROWS)}, CODEC_ROWS)
+    run_phase({}, set(), BOOK_ROWS)
+    return failures, jobs
+
+
+def main() -> None:
+    args = parse_arguments()
+    failures, jobs = run_rows(args)
+    store_pretraining(args)
+    store_layer_weights(args)
+    failures += store_resynthesis(args) + store_comparisons(args)
+    results = read_results(args.results, METHOD)
+    draw_pictures(results, args.figures)
+    keep_spectrograms(args)
+    print(format_tables(results))
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    exit_on_failures(failures, jobs)
+
+
+if __name__ == "__main__":
+    main()
