@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization, FeatureExtractionMixin, HfArgumentParser
+from evaluate_hasrd import load_model
+from transformers import FeatureExtractionMixin, HfArgumentParser
 
 from clearspeech.modeling.modeling_hasrd import HasrdModel
 from clearspeech.processing.audio_reading import SAMPLING_RATE, read_audio
@@ -67,8 +68,7 @@ def resynthesize(
 def main(arguments: list[str] | None = None):
     recipe, source, target = parse_arguments(arguments)
     waveform = read_audio({"bytes": None, "path": str(source)}, "the command line")
-    model = AutoModelForAudioTokenization.from_pretrained(recipe.model).to(recipe.device)
-    feature_extractor = AutoFeatureExtractor.from_pretrained(recipe.model)
+    model, feature_extractor = load_model(recipe.model, recipe.device)
     books = int(recipe.books) if recipe.books.lstrip("-").isdigit() else recipe.books
     audio, num_tokens = resynthesize(model, feature_extractor, waveform, books)
     file = io.BytesIO()
