@@ -7,7 +7,7 @@ Train and measure every row of the paper's Tables 1 and 3, for both encoders, on
 Rows differ from one another in their encoder and in the flags of `FACTORS` only, and start from random weights. Flags
 that this page does not know go to `recipes/train_factored_asr.py`. A row whose entries are in the results file with
 the same command is skipped; an interrupted one goes on from its last checkpoint, whatever stopped it. Hardware: one
-CPU core per job; 24 trainings.
+CPU core per job; 24 trainings of about 10 minutes (RNN-T) and 15 (Conformer).
 
 * `table1`: the eight combinations of factors (FR), background contrast (BG-C) and frame masking (MLM), seven of which
   the paper prints; three seeds for the baseline and for all three, one for the others.

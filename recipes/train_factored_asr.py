@@ -14,7 +14,7 @@ wav2vec 2.0 (or HuBERT, WavLM, Whisper's or Parakeet's encoder):
         --dataset openslr/librispeech_asr:all --num_train_epochs 20 --output_dir outputs/factored_wav2vec2
 
 FR, BG-C and MLM, the columns of Table 1, are `--factorize False --mi_weight 0`, `--contrast_weight 0` and
-`--mask_probability 0` when they are left out; all three left out is the baseline. On two CPU cores (about 40 minutes):
+`--mask_probability 0` when they are left out; all three left out is the baseline. On one CPU core (about 10 minutes):
 
     accelerate launch --cpu recipes/train_factored_asr.py --preset mini --encoder lstm --dataset embedded \\
         --output_dir outputs/mini_factored
