@@ -147,12 +147,13 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             StrictDataclassClassValidationError (of huggingface_hub): another kind of model.
         """
         encoder_config = AutoConfig.from_pretrained(encoder)
-        encoder_config = getattr(encoder_config, "encoder_config", encoder_config)  # of a whole Parakeet
+        if "encoder_config" in encoder_config.sub_configs:  # of a whole Parakeet
+            encoder_config = encoder_config.encoder_config
         encoder_config.name_or_path = ""  # which would be a folder of this machine
         model = cls(FactoredASRConfig(encoder_config=encoder_config, **fields))
         source = AutoModel.from_pretrained(encoder, dtype=torch.float32)
-        if type(source) is not type(model.frame_encoder.encoder):
-            source = getattr(source, "encoder", source)
+        if type(source) is not type(model.frame_encoder.encoder):  # whole Whispers and Parakeets
+            source = source.get_encoder()
         model.frame_encoder.encoder.load_state_dict(source.state_dict())
         return model
 
