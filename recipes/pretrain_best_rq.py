@@ -28,6 +28,7 @@ from clearspeech.processing.corpora import leave_out_long
 from clearspeech.processing.feature_collator import FeatureCollator
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.processing.untranscribed_corpora import load_speech
+from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_best_rq import BestRQTrainer, BestRQTrainingArguments
 
@@ -120,7 +121,7 @@ def load_split(recipe: RecipeArguments, split: str) -> Dataset:
         corpora = recipe.validation_dataset
     speech = leave_out_long(load_speech(corpora, split, on_error=recipe.on_error), recipe.max_seconds)
     if split == "validation" and recipe.max_validation_rows is not None:
-        speech = speech.select(range(0, len(speech), -(-len(speech) // recipe.max_validation_rows)))  # of all corpora
+        speech = spread_rows(speech, recipe.max_validation_rows)
     return speech
 
 

@@ -40,6 +40,7 @@ from clearspeech.processing.feature_text_collator import FeatureTextCollator
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.processing.subword_tokenizer import train_subword_tokenizer
 from clearspeech.processing.text_encoding import encode_known, normalize_transcript
+from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainer, FactoredASRTrainingArguments
 
@@ -167,7 +168,7 @@ def load_speech(recipe: RecipeArguments, split: str) -> Dataset:
     speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error, streaming=False)
     speech = leave_out_long(speech, recipe.max_seconds)
     if split == "validation" and recipe.max_validation_rows is not None:
-        speech = speech.select(range(0, len(speech), -(-len(speech) // recipe.max_validation_rows)))  # of all corpora
+        speech = spread_rows(speech, recipe.max_validation_rows)
     return speech
 
 

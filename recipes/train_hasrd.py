@@ -30,6 +30,7 @@ from clearspeech.modeling.modeling_hasrd import HasrdModel
 from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.processing.segment_collator import SegmentCollator
+from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_hasrd import HasrdTrainer, HasrdTrainingArguments
 
@@ -126,7 +127,7 @@ def load_speech(recipe: RecipeArguments, split: str) -> Dataset:
     speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error, streaming=False)
     speech = leave_out_long(speech, recipe.max_seconds)
     if split == "validation" and recipe.max_validation_rows is not None:
-        speech = speech.select(range(0, len(speech), -(-len(speech) // recipe.max_validation_rows)))
+        speech = spread_rows(speech, recipe.max_validation_rows)
     return speech
 
 

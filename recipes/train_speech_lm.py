@@ -36,6 +36,7 @@ from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 from clearspeech.processing.unit_sequences import UnitSequenceCollator, make_sequences
 from clearspeech.trainers.adapters import add_adapters, save_merged
+from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_speech_lm import SpeechLMTrainer, SpeechLMTrainingArguments
 from clearspeech.trainers.unit_extraction import extract_units
@@ -156,7 +157,7 @@ def load_speech(recipe: RecipeArguments, task: str, split: str) -> Dataset:
     speech = load_corpora(recipe.sources[task], split, on_error=recipe.on_error, streaming=False)
     speech = leave_out_long(speech, recipe.max_seconds)
     if split == "validation" and recipe.max_validation_rows is not None:
-        speech = speech.select(range(0, len(speech), -(-len(speech) // recipe.max_validation_rows)))  # of all corpora
+        speech = spread_rows(speech, recipe.max_validation_rows)
     return speech
 
 

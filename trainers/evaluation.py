@@ -21,6 +21,11 @@ TABLE_13 = {row.name: row for row in EVALUATION_PERTURBATIONS}
 SNR_KINDS = tuple(name for name, row in TABLE_13.items() if row.kind != "bit_crush")  # bits are no SNR
 
 
+def spread_rows(corpus: Dataset, max_rows: int) -> Dataset:
+    """At most so many rows, at equal distances: of every corpus where several follow one another."""
+    return corpus.select(range(0, len(corpus), -(-len(corpus) // max_rows)))
+
+
 def length_batches(rows: Sequence, batch_size: int, title: str) -> Iterator[list[int]]:
     """Positions in `rows` in batches of similar `len`, the shortest first, with a progress bar."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
