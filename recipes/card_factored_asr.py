@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from card_tables import NOTHING, benchmarks, corpora_of, goal_table, markdown_table, option, preset_table, result_table
-from reproduce_factored_asr import (
+from table_runs import CLEAN
+from tables_factored_asr import (
     BASELINE,
     CHANCE,
     COLUMNS,
@@ -24,9 +25,9 @@ from reproduce_factored_asr import (
     row_name,
     with_comparison,
 )
-from table_runs import CLEAN
 from train_factored_asr import MINI_ENCODERS, PRESETS, RecipeArguments
 
+from clearspeech.trainers.metrics import relative_error_reduction
 from clearspeech.trainers.results import Results
 from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainingArguments
 
@@ -52,7 +53,7 @@ def setting(results: Results) -> str:
     return (
         f"Ours: {sizes} parameters, from random weights, trained on {corpora}, greedy search; measured with torch "
         f"{machine['torch']}, transformers {machine['transformers']}, {machine['device']}. The paper's: 66 M and 118 "
-        "M parameters, 960 hours of LibriSpeech. The figures of the two are not comparable, their order is.\n\n"
+        "M parameters, 970 hours of LibriSpeech: the figures of the two are not comparable.\n\n"
         f"```\n{run.command}\n```\n"
     )
 
@@ -80,7 +81,7 @@ def table(results: Results, name: str) -> str:
 
 
 def comparisons(results: Results) -> str:
-    """The full model against the baseline, and how its gain grows: intervals, and what they leave open."""
+    """Each row against the baseline, and how the full model's gain grows: intervals, and what they leave open."""
     changes = comparison_table(results, "bootstrap", "change in %", ("better", "**worse**"))
     growths = comparison_table(
         results,
@@ -98,21 +99,31 @@ def comparison_table(results: Results, table: str, title: str, verdicts: tuple[s
         found, paper, name = comparison_of(run), paper_change(run.row, run.condition), run.row
         if table == "bootstrap_growth":
             paper = paper_change(run.row, CLEAN) - paper
-        else:
+        elif run.condition != CLEAN:
             name += f", alpha {run.condition}"
         verdict = "covers zero: open" if found.covers_zero else verdicts[found.low > 0]
-        figures = [f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", verdict, f"*{paper:+.1f}*"]
+        figures = [
+            f"{found.value:+.1f}",
+            f"{found.low:+.1f} to {found.high:+.1f}",
+            verdict,
+            "" if paper is None else f"*{paper:+.1f}*",
+        ]
         sizes = [f"{run.metrics[size]:.0f}" for size in ("utterances", "trainings")]
         lines.append([name, f"`{run.corpus}`", *figures, *sizes])
     header = ["", "corpus", title, "95 % interval", "", "the paper's", "utterances", "trainings of each"]
     return markdown_table(header, lines) if lines else ""
 
 
-def paper_change(row: str, rate: str) -> float:
-    """Relative change on test-clean in percent, from the paper's WERs of both models."""
-    place = MIXING_RATES.index(rate)
-    ours, baseline = PAPER_TABLE3[row][place][0], PAPER_TABLE3[row.removesuffix(" (Ours)")][place][0]
-    return 100.0 * (ours / baseline - 1)
+def paper_change(row: str, rate: str) -> float | None:
+    """Relative change from the baseline on test-clean in percent, from the paper's WERs; None where it prints none."""
+    encoder, _, factors = row.partition(", ")
+    if factors == FULL:
+        place = MIXING_RATES.index(rate)
+        return -relative_error_reduction(
+            *(PAPER_TABLE3[comparison_row(encoder, each)][place][0] for each in (FULL, BASELINE))
+        )
+    figures = paper_figures("table1", row)
+    return -figures["rer"] if figures else None
 
 
 def paper_tables() -> str:
@@ -136,8 +147,16 @@ def probes(results: Results) -> str:
             row_name(encoder, each) for encoder in ENCODERS for each in (*REPRESENTATIONS, DIFFERENCE, CHANCE)
         ):
             figures = [run.metrics for run in results.find(table="probe", row=row, corpus=corpus)]
-            lines += [[row, *[with_interval(each, name) for name in PROBES]] for each in figures]
-        header = ["", "speaker accuracy in %", "noise class accuracy in %", "CER of characters in %"]
+            widths = [f"{each['width']:.0f}" if "width" in each else "" for each in figures]
+            found = zip(widths, figures)
+            lines += [[row, width, *[with_interval(each, name) for name in PROBES]] for width, each in found]
+        header = [
+            "",
+            "values per frame",
+            "speaker accuracy in %",
+            "noise class accuracy in %",
+            "CER of characters in %",
+        ]
         text += f"`{corpus}`, test split:\n\n{markdown_table(header, lines)}\n"
     return text or NOTHING
 

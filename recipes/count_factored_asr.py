@@ -11,7 +11,7 @@ the paper says 66; the Conformer 127.3 M, or 118.9 M with one layer in the predi
 from dataclasses import dataclass, field
 
 import torch
-from reproduce_factored_asr import BASELINE, ENCODERS, FULL, row_name
+from tables_factored_asr import BASELINE, ENCODERS, FULL, row_name
 from train_factored_asr import OWN_ENCODERS
 from transformers import HfArgumentParser
 

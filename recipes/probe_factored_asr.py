@@ -174,6 +174,7 @@ def run_probes(models: Models, test: Dataset, args: ProbeArguments) -> dict[str,
 def as_json(probes: dict[str, Probe], args: ProbeArguments) -> dict:
     """Rates by probe and representation, beside them intervals, differences and chance levels, all in percent."""
     differences = {name: probe.context_minus_content for name, probe in probes.items()}
+    widths = {each: width for probe in probes.values() for each, width in probe.widths.items()}
     return {
         "model": args.model,
         "baseline": args.baseline,
@@ -188,6 +189,7 @@ def as_json(probes: dict[str, Probe], args: ProbeArguments) -> dict:
             name: {each: [rate.low, rate.high] for each, rate in probe.rates.items()} for name, probe in probes.items()
         },
         "context_minus_content": {name: [rate.value, rate.low, rate.high] for name, rate in differences.items()},
+        "widths": widths,
         "chance": {name: probe.chance for name, probe in probes.items()},
     }
 

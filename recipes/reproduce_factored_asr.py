@@ -12,8 +12,9 @@ CPU core per job; 24 trainings of about 10 minutes (RNN-T) and 15 (Conformer).
 * `table1`: the eight combinations of factors (FR), background contrast (BG-C) and frame masking (MLM), seven of which
   the paper prints; three seeds for the baseline and for all three, one for the others.
 * `table3`: the baseline and all three with a second utterance mixed in, one entry for each rate (`condition`).
-* `bootstrap`: the relative change of the WER between these two, with its 95 % interval over utterances, and by how
-  many points the relative gain at the highest mixing rate exceeds that without mixing (`bootstrap_growth`).
+* `bootstrap`: the relative change of each row's WER from the baseline's of the same seeds, with its 95 % interval over
+  utterances, for these two at each rate; and by how many points their relative gain at the highest rate exceeds that
+  without mixing (`bootstrap_growth`).
 * `probe`: what linear probes read from the factors of the first seed's model (`recipes/probe_factored_asr.py`).
 
 The last two need the models' folders, and are taken where `--runs` has them. Writes
@@ -25,13 +26,10 @@ import fcntl
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 from table_runs import (
     CLEAN,
-    Goal,
     Job,
     Row,
     add_shared_arguments,
@@ -39,44 +37,38 @@ from table_runs import (
     exit_on_failures,
     fill_in_corpora,
     folder_name,
-    format_goals,
-    format_table,
     is_trained,
     labels_of,
-    named,
     run_all,
     run_logged,
 )
+from tables_factored_asr import (
+    BASELINE,
+    CHANCE,
+    COMBINATIONS,
+    DIFFERENCE,
+    ENCODERS,
+    FACTORS,
+    FULL,
+    LOUDEST,
+    METHOD,
+    MIXING_RATES,
+    PROBES,
+    comparison_row,
+    format_tables,
+    row_name,
+)
 
+from clearspeech.processing.corpora import parse_source
 from clearspeech.trainers.bootstrap import Estimate, WordErrors, bootstrap_growth, paired_bootstrap
-from clearspeech.trainers.metrics import relative_error_reduction
 from clearspeech.trainers.results import Results, Run, read_results, update_results, write_atomically
 
-METHOD = "factored_asr"
-MIXING_RATES = (CLEAN, "0.1", "0.25", "0.3")
-LOUDEST = MIXING_RATES[-1]
-ENCODERS = {"RNN-T": "lstm", "Conformer": "conformer"}  # in the paper's words
-MAX_STEPS = {"RNN-T": 6000, "Conformer": 4000}  # about as long: rows are compared within one encoder
-FACTORS = {  # of Table 1's columns, and the flags that leave them out
-    "FR": ("--factorize", "False", "--mi_weight", "0"),
-    "BG-C": ("--contrast_weight", "0"),
-    "MLM": ("--mask_probability", "0"),
-}
-BASELINE, FULL = "Baseline", " + ".join(FACTORS)
-COMBINATIONS = (BASELINE, *[" + ".join(names) for size in (1, 2, 3) for names in combinations(FACTORS, size)])
-ALL_SEEDS = (0, 1, 2)
 # for the probe: noises that sound through most of a clip, and of which the test split has five recordings or more
 PROBE_NOISES = (
     "rain airplane wind crackling_fire church_bells engine vacuum_cleaner crickets toilet_flush clock_alarm".split()
 )
-PROBES = ("speaker", "noise", "characters_cer")
-REPRESENTATIONS = ("content", "context", "states", "unfactored")
-DIFFERENCE, CHANCE = "context - content", "chance"
-
-
-def row_name(encoder: str, factors: str) -> str:
-    """`RNN-T, FR + MLM`."""
-    return f"{encoder}, {factors}"
+MAX_STEPS = {"RNN-T": 6000, "Conformer": 4000}  # about as long: rows are compared within one encoder
+ALL_SEEDS = (0, 1, 2)
 
 
 def plan_row(encoder: str, factors: str) -> Row:
@@ -90,11 +82,6 @@ def plan_row(encoder: str, factors: str) -> Row:
     return Row(row_name(encoder, factors), flags, seeds, tuple(entries))
 
 
-def comparison_row(encoder: str, factors: str) -> str:
-    """Table 3's name of a row."""
-    return encoder if factors == BASELINE else f"{encoder} (Ours)"
-
-
 # those first that the goals are about
 ROWS = tuple(
     plan_row(encoder, factors)
@@ -103,41 +90,6 @@ ROWS = tuple(
     for factors in COMBINATIONS
     if (factors in (BASELINE, FULL)) == of_goals
 )
-TABLES = {
-    "table1": tuple(row_name(encoder, factors) for encoder in ENCODERS for factors in COMBINATIONS),
-    "table3": tuple(comparison_row(encoder, factors) for encoder in ENCODERS for factors in (BASELINE, FULL)),
-}
-# LibriSpeech's test-clean and test-other. The text layer of Table 1 has lost the columns of its crosses; the singles
-# are told by the paper's section 3 (BG-C is "worse", "only MLM improves"), and its two pairs are those with FR, taken
-# here in the order of the columns. BG-C + MLM is not printed.
-PAPER_TABLE1 = {
-    "RNN-T": {
-        BASELINE: (6.05, 15.43),
-        "FR": (6.06, 15.42),
-        "BG-C": (6.08, 15.46),
-        "MLM": (5.98, 15.07),
-        "FR + BG-C": (5.91, 15.01),
-        "FR + MLM": (5.87, 14.84),
-        FULL: (5.80, 14.61),
-    },
-    "Conformer": {
-        BASELINE: (2.13, 4.31),
-        "FR": (2.12, 4.28),
-        "BG-C": (2.14, 4.30),
-        "MLM": (2.10, 4.26),
-        "FR + BG-C": (2.11, 4.20),
-        "FR + MLM": (2.09, 4.16),
-        FULL: (2.07, 4.10),
-    },
-}
-PAPER_TABLE3 = {  # by mixing rate
-    "RNN-T": ((6.05, 15.43), (6.19, 15.88), (7.58, 20.01), (8.65, 21.88)),
-    "RNN-T (Ours)": ((5.80, 14.61), (5.82, 15.13), (7.25, 18.99), (8.21, 20.41)),
-    "Conformer": ((2.13, 4.31), (2.21, 4.53), (2.67, 5.60), (2.79, 6.72)),
-    "Conformer (Ours)": ((2.07, 4.10), (2.12, 4.29), (2.54, 5.32), (2.56, 5.86)),
-}
-COLUMNS = {"wer": "WER", "rer": "RER", "cer": "CER"}
-COLUMNS |= {f"wer/{rate}": f"WER, alpha {rate}" for rate in MIXING_RATES if rate != CLEAN}
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -185,51 +137,63 @@ def pair_trainings(*rows: ErrorsBySeed) -> list[list[WordErrors]]:
     return [[row[seed] for seed in seeds] for row in rows]
 
 
+def compare_trainings(args: argparse.Namespace, results: Results) -> Iterator[tuple[str, str, str, str, list]]:
+    """
+    What is compared: table, row, corpus, mixing rate, and the word errors by seed of the baseline and the row, for a
+    growth those without mixing first. Every row without mixing, the full model at each rate.
+    """
+    for encoder in ENCODERS:
+        baseline = read_word_errors(args, results, row_name(encoder, BASELINE))
+        for name in (row_name(encoder, factors) for factors in COMBINATIONS if factors != BASELINE):
+            row = read_word_errors(args, results, name)
+            places = [place for place in row if place in baseline and (name.endswith(FULL) or place[1] == CLEAN)]
+            for corpus, rate in places:
+                yield "bootstrap", name, corpus, rate, [each[corpus, rate] for each in (baseline, row)]
+            for corpus, rate in places:
+                if rate == LOUDEST:
+                    conditions = [each.get((corpus, mixed), {}) for mixed in (CLEAN, rate) for each in (baseline, row)]
+                    yield "bootstrap_growth", name, corpus, rate, conditions
+
+
 def store_comparisons(args: argparse.Namespace) -> list[str]:
     """
-    The full model against the baseline at each rate, where `--runs` holds both, by the seeds that both have:
-    `bootstrap`; and its gain at the loudest rate against that on clean speech: `bootstrap_growth`. All seeds are in
-    one. Returns what could not be compared, and why.
+    Each row against the baseline, where `--runs` holds both, by the seeds that both have: `bootstrap`; and the full
+    model's gain at the loudest rate against that on clean speech: `bootstrap_growth`. All seeds are in one. Returns
+    what could not be compared, and why.
     """
     results, compared, failures = read_results(args.results, METHOD), [], []
-    for encoder in ENCODERS:
-        baseline, full = (read_word_errors(args, results, row_name(encoder, each)) for each in (BASELINE, FULL))
-        shown = results.find(table="table1", row=row_name(encoder, FULL))
-        places = [place for place in full if place in baseline]
-        asked = [("bootstrap", *place) for place in places]
-        asked += [("bootstrap_growth", corpus, rate) for corpus, rate in places if rate == LOUDEST]
-        for table, corpus, rate in asked:
-            rates = [rate] if table == "bootstrap" else [CLEAN, rate]
-            try:
-                pairs = pair_trainings(*(row.get((corpus, each), {}) for each in rates for row in (baseline, full)))
-                found = paired_bootstrap(*pairs) if len(rates) == 1 else bootstrap_growth(pairs[:2], pairs[2:])
-            except ValueError as error:
-                failures.append(f"{table} of {encoder} on {corpus}, alpha {rate}: {error}")
-                continue
-            metrics = {
-                "change": found.value,
-                "change_low": found.low,
-                "change_high": found.high,
-                "utterances": len(pairs[0][0].utterances),
-                "trainings": len(pairs[0]),
-            }
-            fields = dict(corpus=corpus, split="test", parameters=shown[0].parameters, command=shown[0].command)
-            compared.append(Run(table, comparison_row(encoder, FULL), 0, **fields, metrics=metrics, condition=rate))
+    for table, name, corpus, rate, conditions in compare_trainings(args, results):
+        try:
+            pairs = pair_trainings(*conditions)
+            found = paired_bootstrap(*pairs) if table == "bootstrap" else bootstrap_growth(pairs[:2], pairs[2:])
+        except ValueError as error:
+            failures.append(f"{table} of {name} on {corpus}, alpha {rate}: {error}")
+            continue
+        shown = results.find(table="table1", row=name)[0]
+        fields = dict(corpus=corpus, split="test", parameters=shown.parameters, command=shown.command)
+        metrics = as_metrics(found) | {"utterances": len(pairs[0][0].utterances), "trainings": len(pairs[0])}
+        compared.append(Run(table, name, 0, **fields, metrics=metrics, condition=rate))
     if compared:
         update_results(args.results, METHOD, compared)
     return failures
 
 
+def as_metrics(found: Estimate) -> dict[str, float]:
+    """As `tables_factored_asr.comparison_of` reads it."""
+    return {"change": found.value, "change_low": found.low, "change_high": found.high}
+
+
 def store_probes(args: argparse.Namespace) -> list[str]:
     """
     Probe the first seed's full model of each encoder on each corpus, beside its baseline, where `--runs` holds both
-    and the results do not have it yet. Returns what failed, and why.
+    and the results do not have it yet. Digit strings share recordings, which would be on both sides of a probe: there,
+    the single digits that they are made of. Returns what failed, and why.
     """
-    failures = []
+    sources, failures = [recordings_of(source) for source in args.test_dataset], []
     for encoder in ENCODERS:
         folders = [args.runs / folder_name(row_name(encoder, factors), 0) for factors in (FULL, BASELINE)]
         shown = read_results(args.results, METHOD).find(table="table1", row=row_name(encoder, FULL), seed=0)
-        for source, label in zip(args.test_dataset, labels_of(args.test_dataset)):
+        for source, label in zip(sources, labels_of(sources)):
             of_corpus = dict(seed=0, corpus=label, split="test")
             wanted = dict(table="probe", row=row_name(encoder, CHANCE), command=shown[0].command) if shown else {}
             known = shown and read_results(args.results, METHOD).find(**wanted, **of_corpus)
@@ -244,6 +208,12 @@ def store_probes(args: argparse.Namespace) -> list[str]:
             runs = [Run("probe", row_name(encoder, row), **fields, metrics=rates) for row, rates in found.items()]
             update_results(args.results, METHOD, runs)
     return failures
+
+
+def recordings_of(source: str) -> str:
+    """The corpus of single digits that digit strings are made of; any other as it is."""
+    parsed = parse_source(source)
+    return parsed.name if parsed.digit_strings else source
 
 
 def probe(args: argparse.Namespace, folders: list[Path], source: str, picture: Path) -> dict[str, dict[str, float]]:
@@ -266,102 +236,9 @@ def read_probes(content: dict) -> dict[str, dict[str, float]]:
         rates |= {DIFFERENCE: content["context_minus_content"][name], CHANCE: [content["chance"][name]]}
         for row, values in rates.items():
             rows.setdefault(row, {}).update(zip((name, f"{name}_low", f"{name}_high"), values))
+    for row, width in content["widths"].items():
+        rows[row]["width"] = width
     return rows
-
-
-def paper_figures(table: str, row: str) -> dict[str, float]:
-    """The paper's figures for a row under our metric names, on test-clean; empty where it prints none."""
-    if table == "table3":
-        wers = dict(zip(MIXING_RATES, PAPER_TABLE3[row]))
-        return {"wer" if rate == CLEAN else f"wer/{rate}": clean for rate, (clean, _) in wers.items()}
-    encoder, _, factors = row.partition(", ")
-    if factors not in PAPER_TABLE1[encoder]:
-        return {}
-    wer, baseline = PAPER_TABLE1[encoder][factors][0], PAPER_TABLE1[encoder][BASELINE][0]
-    return {"wer": wer} | ({} if factors == BASELINE else {"rer": relative_error_reduction(wer, baseline)})
-
-
-def with_comparison(results: Results) -> Results:
-    """
-    The results as tables show them: Table 1's rows with `rer`, the relative error reduction against the encoder's
-    baseline; Table 3's rows as one run per seed and corpus, their conditions in the names of the figures.
-    """
-    runs, whole = [], {}
-    for run in results.runs:
-        if run.table == "table3":
-            suffix, place = "" if run.condition == CLEAN else f"/{run.condition}", (run.row, run.seed, run.corpus)
-            known = whole[place].metrics if place in whole else {}
-            figures = {f"{name}{suffix}": value for name, value in run.metrics.items()}
-            whole[place] = replace(run, metrics=known | figures, condition=None)
-            continue
-        encoder, _, factors = run.row.partition(", ")
-        baseline = results.seeds_mean("wer", table="table1", row=row_name(encoder, BASELINE), corpus=run.corpus)
-        if run.table == "table1" and factors != BASELINE and baseline:
-            run = replace(run, metrics=run.metrics | {"rer": relative_error_reduction(run.metrics["wer"], baseline)})
-        runs.append(run)
-    return replace(results, runs=[*runs, *whole.values()])
-
-
-def relative_gains(results: Results, encoder: str, corpus: str) -> dict[str, float]:
-    """By mixing rate, how far the full model's WER lies below the baseline's, in percent of it; means over seeds."""
-    gains = {}
-    for rate in MIXING_RATES:
-        baseline, full = (
-            results.seeds_mean("wer", **named(("table3", comparison_row(encoder, factors), rate)), corpus=corpus)
-            for factors in (BASELINE, FULL)
-        )
-        if baseline and full is not None:
-            gains[rate] = relative_error_reduction(full, baseline)
-    return gains
-
-
-def goals(results: Results) -> Iterator[Goal]:
-    """What the full model was to reach, as far as it is measured; means over seeds."""
-    for corpus in dict.fromkeys(run.corpus for run in results.runs):
-        for encoder in ENCODERS:
-            gains = relative_gains(results, encoder, corpus)
-            if CLEAN in gains:
-                yield Goal(
-                    f"{encoder}: relative gain of the full model on clean speech", corpus, gains[CLEAN], ">", 0.0
-                )
-            if CLEAN in gains and LOUDEST in gains:
-                text = f"{encoder}: relative gain at alpha {LOUDEST}, that on clean speech"
-                yield Goal(text, corpus, gains[LOUDEST], ">", gains[CLEAN])
-            for name in PROBES:
-                row = dict(table="probe", row=row_name(encoder, DIFFERENCE), corpus=corpus)
-                low = results.seeds_mean(f"{name}_low", **row)
-                if low is not None:
-                    text = f"{encoder}: lower end of {name} of context above that of content, in points"
-                    yield Goal(text, corpus, low, ">", 0.0)
-
-
-def comparison_of(run: Run) -> Estimate:
-    """What a run of `bootstrap` or `bootstrap_growth` says."""
-    return Estimate(*(run.metrics[name] for name in ("change", "change_low", "change_high")))
-
-
-def format_comparisons(results: Results, table: str, unit: str) -> list[str]:
-    """Lines of text: the intervals of `bootstrap` or `bootstrap_growth`, and which of them cover zero."""
-    lines = []
-    for run in results.find(table=table):
-        found = comparison_of(run)
-        interval = f"{found.value:+.1f} {unit} ({found.low:+.1f} to {found.high:+.1f})"
-        verdict = "  covers zero" if found.covers_zero else ""
-        lines.append(f"{run.corpus}, {run.row}, alpha {run.condition}: {interval}{verdict}")
-    return lines
-
-
-def format_tables(results: Results) -> str:
-    """Every table on every corpus, the intervals, and the goals."""
-    shown, lines = with_comparison(results), []
-    for corpus in dict.fromkeys(run.corpus for run in results.runs):
-        lines += ["", f"{corpus}, test, in % (the paper's figure: LibriSpeech, test-clean)"]
-        lines += format_table(shown, corpus, TABLES, COLUMNS, paper_figures)
-    lines += ["", "WER of the full model against the baseline, 95 % interval:"]
-    lines += format_comparisons(results, "bootstrap", "%")
-    lines += ["", f"Its relative gain at alpha {LOUDEST} minus that at alpha {CLEAN}, 95 % interval:"]
-    lines += format_comparisons(results, "bootstrap_growth", "points")
-    return "\n".join([*lines, "", *format_goals(goals(results))])
 
 
 def main() -> None:

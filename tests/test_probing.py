@@ -220,8 +220,8 @@ def test_copies_of_an_utterance_are_resampled_together():
     """Ten utterances, each all right or all wrong: copies must not make the interval narrower."""
     labels, utterances = ["a", "b"] * 50, np.repeat(np.arange(10), 10)
     right = np.repeat([1.0, 0.0] * 5, 10)
-    together = summarize({"states": np.bincount(utterances, weights=right)}, np.bincount(utterances), 50.0)
-    apart = summarize({"states": right}, np.ones(len(labels)), 50.0)
+    together = summarize({"states": np.bincount(utterances, weights=right)}, np.bincount(utterances), 50.0, {})
+    apart = summarize({"states": right}, np.ones(len(labels)), 50.0, {})
     widths = [probe.rates["states"].high - probe.rates["states"].low for probe in (together, apart)]
     assert together.rates["states"].value == apart.rates["states"].value == 50
     assert widths[0] > 2.5 * widths[1]
@@ -257,7 +257,7 @@ def test_texts_longer_than_their_frames_are_not_trained_on_and_empty_ones_are_re
 
 def test_probes_are_drawn(tmp_path):
     rates = {name: Rate(value, value - 5, value + 5) for name, value in (("content", 30.0), ("context", 90.0))}
-    plot_probes({"speaker accuracy in %": Probe(rates, 10.0, None)}, tmp_path / "probe.png", "an4")
+    plot_probes({"speaker accuracy in %": Probe(rates, 10.0, None, {"content": 4})}, tmp_path / "probe.png", "an4")
     assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no probe"):
         plot_probes({}, tmp_path / "probe.png", "an4")

@@ -12,6 +12,7 @@ from clearspeech.trainers.results import Run, update_results
 
 ROOT = Path(__file__).parents[1]
 CORPORA = ("digit_strings", "an4")
+PROBED = ("spoken_digits", "an4")  # single digits in place of their strings
 BASELINE, FULL = "RNN-T, Baseline", "RNN-T, FR + BG-C + MLM"
 SECTIONS = ("setting", "preset", "goals", "table1", "table3", "bootstrap", "probes", "paper", "counts", "benchmarks")
 
@@ -27,6 +28,11 @@ def reproduce(monkeypatch):
     """The runner, called without arguments but `--max_steps`."""
     monkeypatch.setattr("sys.argv", ["reproduce", "--max_steps", "7"])
     return importlib.import_module("reproduce_factored_asr")
+
+
+@pytest.fixture
+def tables():
+    return importlib.import_module("tables_factored_asr")
 
 
 def make_results(path, wers: dict[str, list[dict[str, float]]]):
@@ -56,10 +62,10 @@ def test_rows_differ_in_their_encoder_and_their_factors_only(reproduce):
     assert len({row.flags for row in reproduce.ROWS}) == len(reproduce.ROWS) == 16
 
 
-def test_every_row_of_the_tables_has_its_training(reproduce):
+def test_every_row_of_the_tables_has_its_training(reproduce, tables):
     shown = [entry for row in reproduce.ROWS for entry in row.entries]
     assert len(set(shown)) == len(shown)
-    assert {entry[:2] for entry in shown} == {(table, row) for table, rows in reproduce.TABLES.items() for row in rows}
+    assert {entry[:2] for entry in shown} == {(table, row) for table, rows in tables.TABLES.items() for row in rows}
     conditions = [entry[2] for entry in shown if entry[0] == "table3" and entry[1] == "Conformer (Ours)"]
     assert conditions == ["0", "0.1", "0.25", "0.3"]
 
@@ -93,29 +99,37 @@ def test_the_recipes_understand_every_row(reproduce):
     assert len(set(parts.values())) == 16
 
 
-def test_the_papers_changes_are_those_it_names(reproduce):
+def test_the_papers_changes_are_those_it_names(tables):
     from card_factored_asr import paper_change
 
-    assert round(reproduce.paper_figures("table1", FULL)["rer"], 2) == 4.13
-    assert reproduce.paper_figures("table1", "RNN-T, BG-C + MLM") == {}
-    assert reproduce.paper_figures("table3", "Conformer (Ours)")["wer/0.3"] == 2.56
-    assert round(paper_change("Conformer (Ours)", "0.3"), 2) == -8.24
-    for encoder, (clean, *_) in ((name, reproduce.PAPER_TABLE3[name]) for name in reproduce.ENCODERS):
-        assert reproduce.PAPER_TABLE1[encoder][reproduce.BASELINE] == clean
+    assert round(tables.paper_figures("table1", FULL)["rer"], 2) == 4.13
+    assert tables.paper_figures("table1", "RNN-T, BG-C + MLM") == {}
+    assert tables.paper_figures("table3", "Conformer (Ours)")["wer/0.3"] == 2.56
+    assert round(paper_change("Conformer, FR + BG-C + MLM", "0.3"), 2) == -8.24
+    assert round(paper_change("RNN-T, MLM", "0"), 2) == -1.16 and paper_change("RNN-T, BG-C + MLM", "0") is None
+    for encoder, (clean, *_) in ((name, tables.PAPER_TABLE3[name]) for name in tables.ENCODERS):
+        assert tables.PAPER_TABLE1[encoder][tables.BASELINE] == clean
 
 
-def test_goals_are_held_against_the_means_of_seeds(reproduce, tmp_path):
-    wers = {BASELINE: [{"0": 9.0, "0.3": 20.0}, {"0": 11.0, "0.3": 20.0}], FULL: [{"0": 9.0, "0.3": 18.0}]}
-    found = [goal for goal in reproduce.goals(make_results(tmp_path / "a.json", wers)) if goal.corpus == "an4"]
-    assert [(goal.value, goal.relation, goal.limit, goal.is_met) for goal in found] == [
-        (pytest.approx(10.0), ">", 0.0, True),
-        (pytest.approx(10.0), ">", pytest.approx(10.0), False),
+def test_goals_are_held_against_the_paired_comparisons(reproduce, tables, compared):
+    keep_errors(reproduce, compared, BASELINE, 0, {"0": [4, 4, 4], "0.3": [5, 5, 5]})
+    keep_errors(reproduce, compared, BASELINE, 1, {"0": [1, 1, 1], "0.3": [1, 1, 1]})  # the other has no such seed
+    keep_errors(reproduce, compared, FULL, 0, {"0": [3, 3, 3], "0.3": [5, 6, 5]})
+    reproduce.store_comparisons(compared)
+    results = reproduce.read_results(compared.results, "factored_asr")
+    found = [goal for goal in tables.goals(results) if goal.corpus == "an4"]
+    assert [(round(goal.value, 1), goal.relation, goal.is_met) for goal in found] == [
+        (-25.0, "<", True),
+        (6.7, "<", False),
+        (-31.7, ">", False),
     ]
+    assert ["covers zero" in goal.text for goal in found] == [False, True, False]
+    assert "in % (its interval covers zero) | `an4` | 6.67 | < 0.00 | **missed** |" in fill_sections(results)["goals"]
 
 
-def test_tables_show_conditions_side_by_side_with_the_papers_figures(reproduce, tmp_path):
+def test_tables_show_conditions_side_by_side_with_the_papers_figures(tables, tmp_path):
     wers = {BASELINE: [{"0": 10.0, "0.3": 20.0}], FULL: [{"0": 9.0, "0.3": 16.0}], "RNN-T, MLM": [{"0": 9.5}]}
-    text = reproduce.format_tables(make_results(tmp_path / "a.json", wers))
+    text = tables.format_tables(make_results(tmp_path / "a.json", wers))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "table1 RNN-T, MLM 9.50 (5.98) 5.00 (1.16)" in lines
     assert "table3 RNN-T (Ours) 9.00 (5.80) 16.00 (8.21)" in lines
@@ -144,12 +158,12 @@ def test_the_full_model_is_compared_with_the_baseline_over_utterances(reproduce,
             keep_errors(reproduce, compared, name, seed, {"0": errors})
     assert reproduce.store_comparisons(compared) == []
     results = reproduce.read_results(compared.results, "factored_asr")
-    run, _ = results.find(table="bootstrap", row="RNN-T (Ours)", condition="0")
+    run, _ = results.find(table="bootstrap", row=FULL, condition="0")
     assert run.metrics["change"] == pytest.approx(-20.0)
     assert run.metrics["change_low"] < -20.0 < run.metrics["change_high"] <= 0
     assert (run.metrics["utterances"], run.metrics["trainings"]) == (3, 2)
-    assert "an4, RNN-T (Ours), alpha 0: -20.0 % (" in reproduce.format_tables(results)
-    assert "| RNN-T (Ours), alpha 0 | `an4` | -20.0 |" in fill_sections(results)["bootstrap"]
+    assert f"an4, {FULL}, alpha 0: -20.0 % (" in reproduce.format_tables(results)
+    assert f"| {FULL} | `an4` | -20.0 |" in fill_sections(results)["bootstrap"]
 
 
 def test_seeds_that_only_one_of_the_models_has_are_left_out(reproduce, compared):
@@ -167,18 +181,32 @@ def test_the_gain_at_the_loudest_rate_is_compared_with_that_on_clean_speech(repr
     keep_errors(reproduce, compared, FULL, 0, {"0": [3, 2, 3], "0.1": [3, 2, 4], "0.3": [4, 3, 2]})
     assert reproduce.store_comparisons(compared) == []
     results = reproduce.read_results(compared.results, "factored_asr")
-    runs = results.find(table="bootstrap_growth", row="RNN-T (Ours)")
+    runs = results.find(table="bootstrap_growth", row=FULL)
     assert {(run.corpus, run.condition) for run in runs} == {(corpus, "0.3") for corpus in CORPORA}
     metrics = runs[0].metrics
     assert metrics["change"] == pytest.approx(20.0)  # 40 % of 15 errors at 0.3, 20 % of 10 at 0
     assert metrics["change_low"] < 20.0 < metrics["change_high"] and metrics["trainings"] == 1
     assert metrics["change_low"] <= 0
     lines = reproduce.format_tables(results).splitlines()
-    (line,) = (line for line in lines if line.startswith("an4, RNN-T (Ours), alpha 0.3: +20.0 points ("))
+    (line,) = (line for line in lines if line.startswith(f"an4, {FULL}, alpha 0.3: +20.0 points ("))
     assert line.endswith("covers zero")
     section = fill_sections(results)["bootstrap"]
     assert "gain at alpha 0.3 minus that at alpha 0, in points" in section
-    assert "| RNN-T (Ours) | `an4` | +20.0 |" in section and "covers zero: open | *+1.0* | 3 | 1 |" in section
+    assert f"| {FULL} | `an4` | +20.0 |" in section and "covers zero: open | *+1.0* | 3 | 1 |" in section
+
+
+def test_every_row_is_compared_with_the_baseline_on_speech_without_mixing(reproduce, compared):
+    update = {BASELINE: [{"0": 10.0}], "RNN-T, MLM": [{"0": 9.0, "0.3": 20.0}]}
+    make_results(compared.results, update)
+    keep_errors(reproduce, compared, BASELINE, 0, {"0": [4, 2, 4], "0.3": [5, 5, 5]})
+    keep_errors(reproduce, compared, "RNN-T, MLM", 0, {"0": [3, 2, 3], "0.3": [4, 4, 4]})
+    assert reproduce.store_comparisons(compared) == []
+    results = reproduce.read_results(compared.results, "factored_asr")
+    runs = results.find(table="bootstrap", row="RNN-T, MLM")
+    assert {(run.corpus, run.condition) for run in runs} == {(corpus, "0") for corpus in CORPORA}
+    assert results.find(table="bootstrap_growth") == []
+    assert "| RNN-T, MLM | `an4` | -20.0 |" in (section := fill_sections(results)["bootstrap"])
+    assert "| *-1.2* | 3 | 1 |" in section
 
 
 def test_a_comparison_that_fails_is_named_and_the_others_are_stored(reproduce, compared):
@@ -186,7 +214,7 @@ def test_a_comparison_that_fails_is_named_and_the_others_are_stored(reproduce, c
     keep_errors(reproduce, compared, FULL, 0, {"0": [0, 0, 0], "0.3": [4, 3, 2]})
     failures = reproduce.store_comparisons(compared)
     assert [failure.partition(": ")[0] for failure in failures] == [
-        f"{table} of RNN-T on {corpus}, alpha {rate}"
+        f"{table} of {FULL} on {corpus}, alpha {rate}"
         for table, rate in (("bootstrap", "0"), ("bootstrap_growth", "0.3"))
         for corpus in CORPORA
     ]
@@ -205,7 +233,7 @@ def test_the_report_names_what_it_does_not_show(reproduce, compared, monkeypatch
         reproduce.main()
     printed = capsys.readouterr()
     assert "table1 RNN-T, Baseline" in printed.out
-    assert "bootstrap of RNN-T on an4, alpha 0: The baseline makes errors in only 1 of 3" in printed.err
+    assert f"bootstrap of {FULL} on an4, alpha 0: The baseline makes errors in only 1 of 3" in printed.err
 
 
 def test_nothing_is_compared_where_no_model_is_kept(reproduce, tmp_path):
@@ -216,7 +244,7 @@ def test_nothing_is_compared_where_no_model_is_kept(reproduce, tmp_path):
     assert reproduce.read_results(args.results, "factored_asr").find(table="bootstrap") == []
 
 
-def test_the_full_models_are_probed_beside_their_baselines_once(reproduce, tmp_path, monkeypatch):
+def test_the_full_models_are_probed_beside_their_baselines_once(reproduce, tmp_path, monkeypatch, tables):
     args, _ = reproduce.parse_arguments()
     args.runs, args.results, args.figures = tmp_path / "runs", tmp_path / "results.json", tmp_path / "figures"
     make_results(args.results, {BASELINE: [{"0": 10.0}], FULL: [{"0": 9.0}], "Conformer, Baseline": [{"0": 9.0}]})
@@ -239,14 +267,13 @@ def test_the_full_models_are_probed_beside_their_baselines_once(reproduce, tmp_p
     for _ in range(2):
         assert reproduce.store_probes(args) == []
     of_rows = [str(args.runs / reproduce.folder_name(name, 0)) for name in (FULL, BASELINE)]
-    assert commands == [(*of_rows, source) for source in args.test_dataset]
-    assert {path.name for path in args.figures.iterdir()} == {
-        f"factored_asr_probe_lstm_{each}.png" for each in CORPORA
-    }
+    folders = [f"{args.data}/{name}" for name in PROBED]
+    assert commands == [(*of_rows, folder) for folder in folders]
+    assert {path.name for path in args.figures.iterdir()} == {f"factored_asr_probe_lstm_{each}.png" for each in PROBED}
     results = reproduce.read_results(args.results, "factored_asr")
-    assert "| RNN-T, context | 80.0 (70.0 to 90.0) |" in (section := fill_sections(results)["probes"])
-    assert "| RNN-T, chance | 10.0 | 10.0 | 10.0 |" in section
-    verdicts = {goal.text: goal.is_met for goal in reproduce.goals(results) if "lower end" in goal.text}
+    assert "| RNN-T, context | 12 | 80.0 (70.0 to 90.0) |" in (section := fill_sections(results)["probes"])
+    assert "| RNN-T, chance |  | 10.0 | 10.0 | 10.0 |" in section
+    verdicts = {goal.text: goal.is_met for goal in tables.goals(results) if "lower end" in goal.text}
     assert list(verdicts.values()) == [True, True, False]
 
 
@@ -260,7 +287,7 @@ def test_a_probe_that_fails_is_named(reproduce, tmp_path, monkeypatch):
         raise RuntimeError("too few")
 
     monkeypatch.setattr(reproduce, "probe", fail)
-    assert reproduce.store_probes(args) == [f"probe of RNN-T on {corpus}: too few" for corpus in CORPORA]
+    assert reproduce.store_probes(args) == [f"probe of RNN-T on {corpus}: too few" for corpus in PROBED]
 
 
 def make_probe() -> dict:
@@ -270,6 +297,7 @@ def make_probe() -> dict:
         **dict.fromkeys(names, rates),
         "intervals": dict.fromkeys(names, {each: [rate - 10, rate + 10] for each, rate in rates.items()}),
         "context_minus_content": dict.fromkeys(names[:2], [50.0, 40.0, 60.0]) | {names[2]: [1.0, -1.0, 2.0]},
+        "widths": dict.fromkeys(rates, 12),
         "chance": dict.fromkeys(names, 10.0),
     }
 
@@ -303,4 +331,3 @@ def test_the_card_shows_ours_and_the_papers_figures(tmp_path):
     assert "| *RNN-T (Ours): the paper's* | *5.80* | *8.21* |" in sections["table3"]
     assert f"1.00 M (*{FULL}*, 7 steps) parameters" in sections["setting"]
     assert "trained on `a`, `b`, greedy search" in sections["setting"]
-    assert "met" in sections["goals"]

@@ -83,7 +83,7 @@ def paired_bootstrap(
 
     baseline, changed: one `WordErrors` for each training of the model, on the same utterances; the trainings' errors
     are averaged in every utterance. The interval says how far other utterances like these would move the change, not
-    other trainings.
+    other trainings. It counts them as independent: of digit strings that share recordings it is too narrow.
 
     Raises:
         ValueError: no training, other utterances or other references, or a baseline with errors in so few utterances

@@ -7,8 +7,9 @@ What each factor of a FactoredASR knows: linear probes for speaker, noise class 
 Every probe is linear and reads standardized values, and every rate is of utterances that its probe was not trained on:
 
 * speaker and noise class: logistic regression on means over an utterance's frames, five folds in turn. Speakers: each
-  fold has its share of every speaker's utterances. Noise: each fold has utterances and recordings of its own, so that
-  neither was met in training, nor another clip of the same recording;
+  fold has its share of every speaker's utterances, which must not share recordings as composed digit strings do.
+  Noise: each fold has utterances and recordings of its own, so that neither was met in training, nor another clip of
+  the same recording;
 * characters: one linear layer on single frames, trained with CTC on one split, measured on another.
 """
 
@@ -61,11 +62,13 @@ class Probe:
     Rates by representation (`content`, `context`, `states`), and that of knowing nothing.
 
     context_minus_content: in points, of the same resampled utterances; None for a model without factors.
+    widths: values per frame of each representation, of which a linear probe reads more from a wider one.
     """
 
     rates: dict[str, Rate]
     chance: float
     context_minus_content: Rate | None
+    widths: dict[str, int]
 
 
 @torch.no_grad()
@@ -224,7 +227,7 @@ def probe_classes(
             hits[folds == fold] = probe.predict(features[folds == fold]) == labels[folds == fold]
         right[name] = np.bincount(utterances, weights=hits)
     most_frequent = np.unique(labels, return_counts=True)[1].max()
-    return summarize(right, np.bincount(utterances), 100.0 * most_frequent / len(labels), seed)
+    return summarize(right, np.bincount(utterances), 100.0 * most_frequent / len(labels), widths_of(frames), seed)
 
 
 def probe_characters(
@@ -251,7 +254,12 @@ def probe_characters(
         layer.fit(train[name], train_texts, seed)
         written = [layer.transcribe(states) for states in test[name]]
         edits[name] = np.array(list(map(Levenshtein.distance, written, test_texts)))
-    return summarize(edits, np.array(list(map(len, test_texts))), NOTHING_WRITTEN, seed)
+    return summarize(edits, np.array(list(map(len, test_texts))), NOTHING_WRITTEN, widths_of(test), seed)
+
+
+def widths_of(frames: Mapping[str, Sequence[Tensor]]) -> dict[str, int]:
+    """Values per frame of each representation."""
+    return {name: of_name[0].shape[1] for name, of_name in frames.items()}
 
 
 class CharacterLayer(nn.Linear):
@@ -313,7 +321,9 @@ def frames_needed(text: str) -> int:
     return len(text) + sum(one == following for one, following in zip(text, text[1:]))
 
 
-def summarize(counts: Mapping[str, np.ndarray], totals: np.ndarray, chance: float, seed: int = 0) -> Probe:
+def summarize(
+    counts: Mapping[str, np.ndarray], totals: np.ndarray, chance: float, widths: dict[str, int], seed: int = 0
+) -> Probe:
     """
     Rates in percent of `counts` by representation, per `totals` of the same utterances, both `(utterances,)`.
 
@@ -325,7 +335,7 @@ def summarize(counts: Mapping[str, np.ndarray], totals: np.ndarray, chance: floa
     difference = None
     if "context" in values:
         difference = to_rate(values["context"] - values["content"], drawn["context"] - drawn["content"])
-    return Probe(rates, chance, difference)
+    return Probe(rates, chance, difference, widths)
 
 
 def to_rate(value: float, resampled: np.ndarray) -> Rate:
