@@ -1,8 +1,11 @@
-"""Where to cut long audio: windows to encode it in, and chunks with context to decode it in."""
+"""Where to cut audio: windows to encode it in, chunks with context to decode it in, stretches to train on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+
+import torch
+from torch import Tensor
 
 from .codec_layers import RESIDUAL_KERNEL
 
@@ -57,3 +60,23 @@ def decoder_context(ratios: Sequence[int], dilations: Sequence[int]) -> int:
         radius += sum(RESIDUAL_KERNEL // 2 * dilation for dilation in dilations)
         radius = ceil(radius / ratio) + 1  # a transposed convolution lets two neighbours meet
     return radius + RESIDUAL_KERNEL // 2
+
+
+def cut_stretches(states: Tensor, mask: Tensor, first_tokens: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """
+    `num_tokens` tokens of each utterance from `first_tokens` `(batch,)` on, of `states` `(batch, tokens, dim)`; where
+    an utterance is over, zeros. With their mask, `(batch, num_tokens)`, as `mask` is that of all tokens.
+
+    Raises:
+        ValueError: a stretch that begins behind the end of its utterance, or before its beginning.
+    """
+    lengths = mask.sum(dim=1)
+    if bool(((first_tokens < 0) | (first_tokens >= lengths)).any()):
+        raise ValueError(
+            f"a stretch must begin in its utterance; got first tokens {first_tokens.tolist()} in utterances of "
+            f"{lengths.tolist()} tokens."
+        )
+    tokens = first_tokens[:, None] + torch.arange(num_tokens, device=mask.device)
+    is_real = tokens < lengths[:, None]
+    stretches = states.gather(1, tokens.clamp(max=states.shape[1] - 1)[..., None].expand(-1, -1, states.shape[2]))
+    return stretches.masked_fill(~is_real[..., None], 0.0), is_real

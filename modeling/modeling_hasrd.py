@@ -1,74 +1,21 @@
 """HASRD: a speech codec whose first book says what was said, and whose other books how it sounded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hasrd import HasrdConfig
 from .book_selection import PADDING_CODE, check_codes, check_num_samples, select_books
-from .chunked_coding import decoder_context, decoding_chunks, encoding_windows
+from .chunked_coding import cut_stretches, decoder_context, decoding_chunks, encoding_windows
 from .codec_layers import WaveformDecoder, reset_convolution
+from .hasrd_outputs import HasrdDecoderOutput, HasrdEncoderOutput, HasrdOutput, QuantizedStates
 from .layer_states import check_inputs, layer_states
 from .pretrained_encoders import NOT_TRAINED, build_encoder, load_encoder_weights, weights_checksum
 from .residual_quantization import FactorizedQuantizer, ResidualQuantizer, SemanticQuantizer, draw_depths, project
-
-
-@dataclass
-class HasrdEncoderOutput(ModelOutput):
-    """
-    Args:
-        audio_codes: `(batch, books, tokens)` int64, the semantic book first; -1 on padding.
-        attention_mask: `(batch, tokens)` boolean, True on real tokens.
-    """
-
-    audio_codes: torch.LongTensor | None = None
-    attention_mask: torch.BoolTensor | None = None
-
-
-@dataclass
-class HasrdDecoderOutput(ModelOutput):
-    """
-    Args:
-        audio_values: `(batch, samples)` float32 at 16 kHz in [-1, 1]; zeros behind the end of a shorter utterance.
-    """
-
-    audio_values: torch.FloatTensor | None = None
-
-
-@dataclass
-class HasrdOutput(ModelOutput):
-    """
-    Args:
-        audio_values: `(batch, tokens x samples_per_token)` float32; zeros on padding.
-        audio_codes, attention_mask: as in `HasrdEncoderOutput`.
-        commitment_loss, codebook_loss: `(batch,)`, squared distances between latents and acoustic codes (mean over
-            `codebook_dim`), summed over an utterance's tokens and books: divide by the tokens of the whole step.
-    """
-
-    audio_values: torch.FloatTensor | None = None
-    audio_codes: torch.LongTensor | None = None
-    attention_mask: torch.BoolTensor | None = None
-    commitment_loss: torch.FloatTensor | None = None
-    codebook_loss: torch.FloatTensor | None = None
-
-
-@dataclass
-class QuantizedStates:
-    """
-    states: eq. 3's sum of the books `(batch, tokens, dim)` float32, zeros on padding; codes: `(batch, books, tokens)`;
-    commitment_loss, codebook_loss: as in `HasrdOutput`.
-    """
-
-    states: Tensor
-    codes: Tensor
-    commitment_loss: Tensor
-    codebook_loss: Tensor
 
 
 class HasrdModel(PreTrainedAudioTokenizerBase):
@@ -282,13 +229,18 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
         attention_mask: Tensor | None = None,
         input_values: Tensor | None = None,
         depths: Tensor | None = None,
+        first_tokens: Tensor | None = None,
+        num_tokens: int | None = None,
         **kwargs,
     ) -> HasrdOutput:
         """
         Encode and decode with gradients, in one pass; see `latents` for arguments and errors, `encode` for any length.
 
-        depths: `(batch,)`, how many acoustic books each utterance uses. When None, all of them do; in training mode
-            `quantizer_dropout` shortens some, and never drops the semantic book.
+        Args:
+            depths: `(batch,)`, how many acoustic books each utterance uses. When None, all of them do; in training
+                mode `quantizer_dropout` shortens some, and never drops the semantic book.
+            first_tokens: `(batch,)`, decode so many tokens alone, `num_tokens`, from here in each utterance: the
+                decoder sees little and costs most, while the encoder hears it all. All are decoded when None.
         """
         hidden_states, mask = self.latents(input_features, attention_mask, input_values)
         config = self.config
@@ -296,8 +248,11 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
             fewest, most = 0 if config.num_semantic_codes else 1, config.num_acoustic_books
             depths = draw_depths(len(mask), config.quantizer_dropout, fewest, most, mask.device)
         quantized = self.quantize(hidden_states, mask, depths)
+        decoded = quantized.states, mask
+        if first_tokens is not None:
+            decoded = cut_stretches(*decoded, first_tokens, num_tokens)
         return HasrdOutput(
-            audio_values=self._to_samples(quantized.states, mask),
+            audio_values=self._to_samples(*decoded),
             audio_codes=quantized.codes,
             attention_mask=mask,
             commitment_loss=quantized.commitment_loss,

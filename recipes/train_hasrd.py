@@ -45,6 +45,7 @@ PRESETS = {
     ),
     "mini": dict(
         segment_seconds=0.512,
+        source_seconds=3.072,
         max_seconds=10.0,
         max_validation_rows=32,
         max_steps=4000,
@@ -77,6 +78,10 @@ class RecipeArguments:
     )
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     segment_seconds: float = field(default=5.0, metadata={"help": '"random 5-second segments"'})
+    source_seconds: float | None = field(
+        default=None,
+        metadata={"help": "How much the encoder hears, the segment in its middle; the segment alone when not given."},
+    )
     quantizer_dropout: float | None = field(
         default=None,
         metadata={"help": "Share of segments whose acoustic books end early; the model's when not given."},
@@ -193,13 +198,21 @@ def main(arguments: list[str] | None = None):
     model = build_model(recipe)
     speech = {split: load_speech(recipe, split) for split in ("train", "validation")}
     extractor = build_feature_extractor(recipe, args, speech["train"], is_resumed=checkpoint is not None)
-    segment_samples = round(recipe.segment_seconds * model.config.sampling_rate)
+    config = model.config
+    collator = SegmentCollator(
+        extractor,
+        config.samples_per_token,
+        config.inputs_per_token,
+        round(recipe.segment_seconds * config.sampling_rate),
+        None if recipe.source_seconds is None else round(recipe.source_seconds * config.sampling_rate),
+        seed=args.seed,
+    )
     trainer = HasrdTrainer(
         model=model,
         args=args,
         train_dataset=speech["train"],
         eval_dataset=speech["validation"],
-        data_collator=SegmentCollator(extractor, segment_samples, seed=args.seed),
+        data_collator=collator,
         processing_class=extractor,  # into every checkpoint
     )
     trainer.train(resume_from_checkpoint=checkpoint)

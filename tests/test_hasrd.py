@@ -1,15 +1,14 @@
-"""Questions to HASRD: equations, books, padding, long audio, gradients, precision, reload, what is refused."""
+"""Questions to HASRD: equations, books, padding, gradients, precision, reload, what is refused."""
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from tiny_hasrd import ENCODERS, fit_at_random, make_config, make_hasrd, make_inputs
+from tiny_hasrd import ENCODERS, fit_at_random, make_config, make_hasrd, make_inputs, row_of
 from transformers import AutoModelForAudioTokenization, GPT2Config
 
 from clearspeech import HasrdConfig, HasrdModel
 from clearspeech.configuration.configuration_best_rq import BestRQConfig
-from clearspeech.modeling.chunked_coding import decoder_context, decoding_chunks, encoding_windows
 from clearspeech.modeling.vector_quantization import nearest_codes
 
 LENGTHS = (7, 3, 1)  # tokens
@@ -23,12 +22,6 @@ def model(request) -> HasrdModel:
 @pytest.fixture
 def best_rq() -> HasrdModel:
     return make_hasrd()
-
-
-def row_of(inputs: dict, row: int, num_tokens: int, model: HasrdModel) -> dict:
-    """One utterance without padding, and without a mask."""
-    name = model.main_input_name
-    return {name: inputs[name][row, None, : num_tokens * model.config.inputs_per_token]}
 
 
 def test_every_token_begun_has_a_code_of_every_book(model):
@@ -127,6 +120,26 @@ def test_losses_are_sums_over_an_utterances_tokens(model):
         torch.testing.assert_close(output.codebook_loss[row], alone.codebook_loss[0])
 
 
+def test_a_stretch_is_decoded_of_what_was_encoded_as_a_whole(model):
+    """As if its codes alone had been decoded; codes and losses are those of all tokens."""
+    inputs = make_inputs(model, *LENGTHS)
+    whole = model(**inputs)
+    output = model(**inputs, first_tokens=torch.tensor([2, 1, 0]), num_tokens=4)
+    assert torch.equal(output.audio_codes, whole.audio_codes)
+    assert torch.equal(output.commitment_loss, whole.commitment_loss)
+    assert output.audio_values.shape == (3, 4 * model.config.samples_per_token)
+    for row, (first, end) in enumerate(((2, 6), (1, 3), (0, 1))):
+        expected = model.decode(whole.audio_codes[row, None, :, first:end]).audio_values[0]
+        torch.testing.assert_close(output.audio_values[row, : len(expected)], expected, atol=1e-5, rtol=0)
+        assert not output.audio_values[row, len(expected) :].any()
+
+
+@pytest.mark.parametrize("first", (-1, 3))
+def test_a_stretch_outside_its_utterance_is_refused(best_rq, first):
+    with pytest.raises(ValueError, match=rf"first tokens \[0, {first}\] in utterances of \[5, 3\]"):
+        best_rq(**make_inputs(best_rq, 5, 3), first_tokens=torch.tensor([0, first]), num_tokens=2)
+
+
 def test_dropped_books_never_drop_the_semantic_one(best_rq):
     inputs = make_inputs(best_rq, 6, 6)
     output = best_rq(**inputs, depths=torch.tensor([0, 2]))
@@ -217,71 +230,6 @@ def test_audio_is_cut_to_its_length(best_rq):
     for wrong in (1537, 0, [3072, 1536, 5]):
         with pytest.raises(ValueError, match="num_samples must be"):
             best_rq.decode(codes, num_samples=wrong)
-
-
-def test_decoding_in_chunks_is_one_pass(model):
-    codes = model.encode(**make_inputs(model, 40, 23)).audio_codes
-    expected = model.decode(codes).audio_values
-    for size in (1, 7, 39):
-        audio = model.decode(codes, tokens_per_chunk=size).audio_values
-        torch.testing.assert_close(audio, expected, atol=1e-4, rtol=0)
-
-
-def test_a_decoder_hears_ten_tokens_on_each_side():
-    assert decoder_context((8, 8, 4, 2), (1, 3, 9)) == 10
-    model = make_hasrd()
-    states = torch.randn(1, 30, 16, requires_grad=True)
-    middle = slice(15 * 512, 16 * 512)
-    model.decoder(states)[:, middle].square().sum().backward()
-    heard = states.grad[0].abs().sum(dim=-1).nonzero().flatten()
-    assert 15 - 10 <= int(heard.min()) and int(heard.max()) <= 15 + 10
-
-
-def test_windows_and_chunks_cover_every_token_once():
-    for total in range(1, 60):
-        for pieces in (encoding_windows(total, 10), decoding_chunks(total, 10, 3)):
-            kept = [token for piece in pieces for token in range(piece.start, piece.end)[piece.kept]]
-            assert kept == list(range(total))
-            assert all(0 <= piece.start <= piece.keep_start < piece.keep_end <= piece.end <= total for piece in pieces)
-    assert {piece.end - piece.start for piece in encoding_windows(57, 10)} == {10}
-
-
-def test_long_audio_is_encoded_in_windows(model):
-    """As many tokens as one pass gives; of the same utterance in any batch. Attention sees a window, not all."""
-    inputs = make_inputs(model, 50, 33)
-    expected = model.encode(**inputs).audio_codes
-    model.config.max_source_tokens = 20
-    output = model.encode(**inputs)
-    assert output.audio_codes.shape == expected.shape
-    assert output.attention_mask.sum(dim=1).tolist() == [50, 33]
-    alone = model.encode(**row_of(inputs, 1, 33, model)).audio_codes
-    assert torch.equal(alone[0], output.audio_codes[1, :, :33])
-    agreement = float((output.audio_codes == expected)[0].float().mean())
-    print(f"{type(model.encoder).__name__}: {100 * agreement:.1f} % of the codes as in one pass")
-
-
-def test_convolutions_do_not_see_the_seams():
-    """The front-end looks 32 tokens to each side, windows of 1000 tokens are cut 100 from their ends."""
-    model = make_hasrd("front_end")
-    inputs = make_inputs(model, 400)
-    expected = model.encode(**inputs).audio_codes
-    model.config.max_source_tokens = 330
-    assert torch.equal(model.encode(**inputs).audio_codes, expected)
-
-
-def test_memory_for_long_audio_is_that_of_a_window(best_rq, monkeypatch):
-    """No pass over more tokens than a window or a chunk with its context."""
-    seen = []
-    for module in (best_rq.encoder, best_rq.decoder):
-        module.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append((args or tuple(kwargs.values()))[0].shape[1]), with_kwargs=True
-        )
-    best_rq.config.max_source_tokens = 30
-    codes = best_rq.encode(**make_inputs(best_rq, 400)).audio_codes
-    assert codes.shape[2] == 400 and max(seen) == 30 * 4
-    seen.clear()
-    assert best_rq.decode(codes, tokens_per_chunk=30).audio_values.shape == (1, 400 * 512)
-    assert max(seen) == 50
 
 
 def test_silence_is_finite(model):
@@ -453,11 +401,3 @@ def test_the_paper_is_the_default():
     config = HasrdConfig()
     assert (config.hidden_size, config.semantic_layer, config.num_books) == (768, 8, 10)
     assert (config.decoder_channels, config.upsampling_ratios) == (1536, (8, 8, 4, 2))
-
-
-@pytest.mark.slow
-def test_an_hour_is_encoded_and_decoded():
-    model = make_hasrd("front_end", decoder_channels=16)
-    codes = model.encode(torch.randn(1, 450_000, 8)).audio_codes
-    assert codes.shape == (1, 3, 112_500)
-    assert model.decode(codes, num_samples=57_600_000).audio_values.shape == (1, 57_600_000)

@@ -37,7 +37,7 @@ def test_a_segment_is_a_stretch_of_the_utterance_and_a_shorter_one_is_padded(row
 
 def test_where_it_begins_depends_on_utterance_epoch_and_seed_alone(rows, collator):
     def starts(rows, epoch=0, seed=0):
-        drawing = SegmentCollator(collator.feature_extractor, 4096, seed=seed)
+        drawing = SegmentCollator(collator.feature_extractor, segment_samples=4096, seed=seed)
         drawing.set_epoch(epoch)
         return [start_of(waveform, row["audio"]) for waveform, row in zip(drawing(rows)["waveforms"], rows)]
 
@@ -56,27 +56,55 @@ def test_segments_lie_anywhere_in_the_utterance(rows, collator):
     assert np.mean(starts) == pytest.approx(31 * 512 / 2, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "extractor", [BestRQFeatureExtractor(8), Wav2Vec2FeatureExtractor(return_attention_mask=True)]
-)
-def test_features_are_those_of_the_whole_utterance_where_the_segment_lies(extractor, rows):
-    batch = SegmentCollator(extractor, segment_samples=4096)(rows)
-    name, hop = ("input_features", 128) if isinstance(extractor, BestRQFeatureExtractor) else ("input_values", 1)
-    assert batch.keys() == {name, "attention_mask", "waveforms", "num_samples"}
+EXTRACTORS = {  # with samples and inputs per token
+    "features": (BestRQFeatureExtractor(8), 512, 4),
+    "waveforms": (Wav2Vec2FeatureExtractor(return_attention_mask=True), 320, 320),
+}
+
+
+@pytest.mark.parametrize("source_samples", (None, 8192), ids=("segment", "source"))
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_features_are_those_of_the_whole_utterance_around_the_segment(kind, source_samples, rows):
+    extractor, per_token, per_inputs = EXTRACTORS[kind]
+    batch = SegmentCollator(extractor, per_token, per_inputs, 4096, source_samples)(rows)
+    name, hop = extractor.model_input_names[0], per_token // per_inputs
+    assert batch.keys() == {name, "attention_mask", "first_tokens", "waveforms", "num_samples"}
     for index, row in enumerate(rows):
         whole = extractor([row["audio"]], sampling_rate=16000, return_tensors="pt")[name][0]
         length, real = int(batch["num_samples"][index]), int(batch["attention_mask"][index].sum())
-        first = start_of(batch["waveforms"][index, :length], row["audio"]) // hop
-        assert real == (-(-length // 512) * 4 if hop == 128 else length)
+        before = int(batch["first_tokens"][index]) * per_token
+        start = start_of(batch["waveforms"][index, :length], row["audio"])
+        first = (start - before) // hop
+        assert start % per_token == 0 and before < real * hop
         assert torch.equal(batch[name][index, :real], whole[first : first + real])
         assert not batch[name][index, real:].any()
+        wanted = min(source_samples or 4096, len(row["audio"]))  # and the rest of the last token
+        assert wanted <= real * hop < wanted + per_token or first + real == len(whole)
+        assert before + length <= real * hop
+
+
+def test_the_encoder_hears_as_much_before_the_segment_as_behind_it_where_there_is_more(rows):
+    collator = SegmentCollator(BestRQFeatureExtractor(8), segment_samples=1024, source_samples=5120)
+    befores = set()
+    for epoch in range(200):
+        collator.set_epoch(epoch)
+        segment, features, before = collator.cut(rows[3]["audio"])
+        token = start_of(segment, rows[3]["audio"]) // 512
+        assert len(features) == 40 and before == min(max(4, token - 30), token)  # of the utterance's 40 tokens
+        befores.add(before)
+    assert befores == {0, 1, 2, 3, 4, 5, 6, 7}
+
+
+def test_a_source_shorter_than_the_segment_is_refused():
+    with pytest.raises(ValueError, match="at least segment_samples; got 4000 and 4096"):
+        SegmentCollator(BestRQFeatureExtractor(8), segment_samples=4096, source_samples=4000)
 
 
 def test_segments_begin_with_a_token_and_end_anywhere(rows):
     collator = SegmentCollator(BestRQFeatureExtractor(8), segment_samples=4000)
     for epoch in range(5):
         collator.set_epoch(epoch)
-        segment, features = collator.cut(rows[3]["audio"])
+        segment, features, _ = collator.cut(rows[3]["audio"])
         assert start_of(segment, rows[3]["audio"]) % 512 == 0
         assert len(segment) == 4000 and len(features) == 32  # eight tokens, the last of them cut off
 

@@ -52,8 +52,15 @@ def build(
         args=HasrdTrainingArguments(**{**ARGUMENTS, **TINY, "output_dir": str(output_dir), **arguments}),
         train_dataset=speech,
         eval_dataset=speech.select(range(5)),
-        data_collator=collator or SegmentCollator(extractor, segment_samples),
+        data_collator=collator or collator_of(model, extractor, segment_samples),
         processing_class=extractor,
+    )
+
+
+def collator_of(model, extractor, segment_samples=2048, source_samples=None) -> SegmentCollator:
+    config = model.config
+    return SegmentCollator(
+        extractor, config.samples_per_token, config.inputs_per_token, segment_samples, source_samples
     )
 
 
@@ -413,6 +420,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
         ({"learning_rate_decay": 0.0}, "learning_rate_decay lies in 0..1"),
         ({"freeze_encoder": False}, "The semantic book belongs to a frozen encoder"),
         ({"collator": SpeechTextCollator(None, 0)}, "got SpeechTextCollator"),
+        ({"collator": SegmentCollator(None, 320, 4)}, "The collator's samples_per_token is 320, the codec's 512"),
         ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "Persistent workers"),
         ({"discriminator_periods": [], "discriminator_fft_sizes": []}, "at least one of periods"),
     ],

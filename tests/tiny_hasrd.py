@@ -58,3 +58,9 @@ def make_inputs(model: HasrdModel, *num_tokens: int, seed: int = 0, padding: int
     name, size = ("input_values", ()) if config.reads_waveforms else ("input_features", (8,))
     inputs = torch.randn(len(lengths), longest, *size, generator=generator)
     return {name: inputs, "attention_mask": (torch.arange(longest) < lengths[:, None]).long()}
+
+
+def row_of(inputs: dict, row: int, num_tokens: int, model: HasrdModel) -> dict:
+    """One utterance without padding, and without a mask."""
+    name = model.main_input_name
+    return {name: inputs[name][row, None, : num_tokens * model.config.inputs_per_token]}

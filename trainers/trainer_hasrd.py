@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments
 
 from ..modeling.discriminators import CodecDiscriminators
-from ..modeling.modeling_hasrd import HasrdOutput
+from ..modeling.hasrd_outputs import HasrdOutput
 from ..processing.segment_collator import SegmentCollator
 from .codec_losses import (
     MEL_BINS,
@@ -138,8 +138,14 @@ class HasrdTrainer(SpeechTrainer):
                 f"Weights must not be negative and learning_rate_decay lies in 0..1; got negative {negative} and "
                 f"{arguments.learning_rate_decay}."
             )
-        if not isinstance(self.data_collator, SegmentCollator):
-            raise ValueError(f"Batches come from a SegmentCollator; got {type(self.data_collator).__name__}.")
+        collator = self.data_collator
+        if not isinstance(collator, SegmentCollator):
+            raise ValueError(f"Batches come from a SegmentCollator; got {type(collator).__name__}.")
+        for name in ("samples_per_token", "inputs_per_token"):
+            if getattr(collator, name) != getattr(config, name):
+                raise ValueError(
+                    f"The collator's {name} is {getattr(collator, name)}, the codec's {getattr(config, name)}."
+                )
         if config.num_semantic_codes and not arguments.freeze_encoder:
             raise ValueError("The semantic book belongs to a frozen encoder: set freeze_encoder, or train without it.")
 
@@ -155,8 +161,8 @@ class HasrdTrainer(SpeechTrainer):
         return self._micro_batches, counts
 
     def count_items(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Segments and tokens."""
-        tokens = -(-batch["num_samples"] // self.model.config.samples_per_token)
+        """Segments, and the tokens that are quantized around them."""
+        tokens = -(-batch["attention_mask"].sum(dim=1) // self.model.config.inputs_per_token)
         return {"segments": torch.tensor(len(tokens), device=tokens.device), "tokens": tokens.sum()}
 
     # --- one step ---
@@ -181,11 +187,15 @@ class HasrdTrainer(SpeechTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def reconstruct(self, model, inputs: dict[str, Tensor]) -> HasrdOutput:
-        """The codec's output, its `audio_values` cut or zero-padded to the segments' length."""
+        """The codec's output, its `audio_values` those of the segments, cut to their length."""
         name, samples = self.model.main_input_name, inputs["waveforms"].shape[1]
-        outputs = model(**{name: inputs[name]}, attention_mask=inputs["attention_mask"])
-        made = outputs.audio_values[:, :samples]
-        outputs.audio_values = nn.functional.pad(made, (0, samples - made.shape[1]))
+        outputs = model(
+            **{name: inputs[name]},
+            attention_mask=inputs["attention_mask"],
+            first_tokens=inputs["first_tokens"],
+            num_tokens=-(-samples // self.model.config.samples_per_token),
+        )
+        outputs.audio_values = outputs.audio_values[:, :samples]
         return outputs
 
     def codec_loss(self, waveforms: Tensor, outputs: HasrdOutput, counts: dict[str, Tensor]) -> Tensor:
@@ -280,12 +290,12 @@ class HasrdTrainer(SpeechTrainer):
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.discriminators)
         decayed = set(self.get_decay_parameter_names(self.discriminators))
         groups = [
-            {
-                "params": [
-                    value for name, value in self.discriminators.named_parameters() if (name in decayed) == is_decayed
+            dict(
+                params=[
+                    each for name, each in self.discriminators.named_parameters() if (name in decayed) == is_decayed
                 ],
-                "weight_decay": self.args.weight_decay * is_decayed,
-            }
+                weight_decay=self.args.weight_decay * is_decayed,
+            )
             for is_decayed in (True, False)
         ]
         self.discriminators_wrapped, self.discriminator_optimizer = self.accelerator.prepare(
@@ -383,10 +393,8 @@ class HasrdTrainer(SpeechTrainer):
 
     def _evaluation_sums(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Numerators and denominators of one batch."""
-        made, sums = (
-            self.reconstruct(self.model, batch).audio_values,
-            {"utterances": torch.tensor(len(batch["waveforms"]))},
-        )
+        made = self.reconstruct(self.model, batch).audio_values
+        sums = {"utterances": torch.tensor(len(batch["waveforms"]))}
         pairs = [
             (ours[None, :length], theirs[None, :length])
             for ours, theirs, length in zip(made, batch["waveforms"], batch["num_samples"].tolist())
