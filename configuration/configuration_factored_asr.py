@@ -26,7 +26,6 @@ class LSTMEncoderConfig(PreTrainedConfig):
     hidden_size: int = 1024
     num_hidden_layers: int = 6
     dropout: float = 0.1
-    initializer_range: float = 0.02
 
 
 @strict
@@ -70,10 +69,11 @@ class FactoredASRConfig(PreTrainedConfig):
     Args:
         encoder_config: configuration of a frame encoder, or its fields with `model_type`: one of `ENCODERS`. By
             default the Conformer.
-        factorize: FR of Table 1. Without it there are no factors and the transducer reads the encoder's own states.
+        factorize: FR of Table 1. Without it there are no factors and the transducer reads the encoder's own states,
+            normalized frame by frame.
         factor_dim: F, of content and of context.
         factor_hidden_size, num_factor_layers: hidden layers of each factor network and each reconstructor.
-        dropout: in factor networks and reconstructors.
+        dropout: in factor networks and reconstructors; the encoder has its own, the prediction network none.
         vocab_size: the tokenizer's, and one more for blank.
         blank_token_id: the last id.
         pad_token_id: what `generate` writes behind the end of a shorter text.

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderRelPositionalEncoding
-from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from ..configuration.configuration_factored_asr import STACKED_FRAME_ENCODERS
 from ..configuration.configuration_kmeans_tokenizer import WAVEFORM_ENCODERS
@@ -58,8 +57,8 @@ class FrameEncoder(nn.Module):
         config: of the encoder.
 
     Attributes:
-        draws_spans: whether an encoder of waveforms masks spans of frames in training (its SpecAugment), as its
-            configuration says.
+        draws_spans: whether an encoder that `masks_spans` draws them itself in training; else it does without
+            `masked_frames` alone.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -83,6 +82,11 @@ class FrameEncoder(nn.Module):
     @property
     def reads_waveforms(self) -> bool:
         return self.config.model_type in WAVEFORM_ENCODERS
+
+    @property
+    def masks_spans(self) -> bool:
+        """Whether spans of frames are to be masked in training, as encoders of waveforms are configured."""
+        return self.reads_waveforms and self.config.apply_spec_augment and self.config.mask_time_prob > 0
 
     @property
     def frames_per_state(self) -> int:
@@ -111,7 +115,7 @@ class FrameEncoder(nn.Module):
             True where the encoder must do without the input frame.
 
         Raises:
-            ValueError: other shapes, and utterances too short for a single state.
+            ValueError: other shapes, nothing to encode, and utterances too short for a single state.
         """
         attention_mask = self.check(inputs, attention_mask)
         mask = self.state_mask(attention_mask)
@@ -134,27 +138,34 @@ class FrameEncoder(nn.Module):
     def _encode(self, samples: Tensor, mask: Tensor | None, rows: slice, masked_frames: Tensor | None) -> Tensor:
         """States of samples; `rows` of `masked_frames` are theirs, beside the spans that the encoder draws itself."""
         masking: dict[str, Any] = {}
-        if masked_frames is not None or self.training:
+        if masked_frames is not None or (self.training and self.masks_spans):
             frame_mask = waveform_frame_mask(self.encoder, torch.ones_like(samples) if mask is None else mask)
-            hidden = self.draw_spans(frame_mask)
+            hidden = torch.zeros_like(frame_mask)  # Transformers' encoder draws none where it is given others
+            if self.training and self.masks_spans and self.draws_spans:
+                hidden = self.draw_spans(frame_mask)
             if masked_frames is not None:
                 hidden = hidden | masked_frames[rows, : hidden.shape[1]]
             masking["mask_time_indices"] = hidden
         return self.encoder(samples, mask, **masking).last_hidden_state
 
-    def draw_spans(self, frame_mask: Tensor) -> Tensor:
-        """`(batch, frames)`, True in the spans that the configuration of an encoder of waveforms asks for."""
-        config = self.config
-        if not (self.training and self.draws_spans and config.mask_time_prob > 0):
-            return torch.zeros_like(frame_mask)
-        spans = _compute_mask_indices(  # Transformers' encoder draws none where it is given others
-            tuple(frame_mask.shape),
-            mask_prob=config.mask_time_prob,
-            mask_length=config.mask_time_length,
-            attention_mask=frame_mask,
-            min_masks=config.mask_time_min_masks,
-        )
-        return torch.from_numpy(spans).to(frame_mask.device)
+    def draw_spans(self, frame_mask: Tensor, seeds: list[int] | None = None) -> Tensor:
+        """
+        `(batch, frames)`, True in the spans of an encoder that `masks_spans`: as many as Transformers draws, but each
+        utterance's from its own seed, and none where one would hide it whole.
+
+        frame_mask: `(batch, frames)`, True on real ones; seeds: one per utterance, PyTorch's own generator when None.
+        """
+        width, least = self.config.mask_time_length, self.config.mask_time_min_masks
+        spans = torch.zeros(frame_mask.shape, dtype=torch.bool)
+        for row, length in enumerate(frame_mask.sum(dim=1).tolist()):
+            if length <= width:
+                continue
+            generator = torch.default_generator if seeds is None else torch.Generator().manual_seed(seeds[row])
+            rounding = float(torch.rand((), generator=generator))  # up or down, right on average
+            num_spans = max(int(self.config.mask_time_prob * length / width + rounding), least)
+            starts = torch.randperm(length - width + 1, generator=generator)[: min(num_spans, length // width)]
+            spans[row, starts[:, None] + torch.arange(width)] = True
+        return spans.to(frame_mask.device)
 
     def _convolve(self, samples: Tensor, mask: Tensor | None, rows: slice) -> Tensor:
         """What the layers above the convolutions read, `(batch, states, channels)`."""
@@ -165,7 +176,7 @@ class FrameEncoder(nn.Module):
         return features.transpose(1, 2) if self.config.model_type == "whisper" else features
 
     def _without_frames(self, inputs: Tensor, masked_frames: Tensor) -> Tensor:
-        """Features with 0, the mean of normalized ones, in the masked states' input frames."""
+        """Features with 0, the mean where each bin is normalized, in the masked states' input frames."""
         frames = self.frames_first(inputs)
         masked = masked_frames.repeat_interleave(self.frames_per_state, dim=1)[:, : frames.shape[1], None]
         return self.frames_first(frames.masked_fill(masked, 0.0))
@@ -193,9 +204,25 @@ class FrameEncoder(nn.Module):
         return self.state_mask(attention_mask).sum(dim=1)
 
     def check(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The inputs' mask, all real when None. Raises ValueError for shapes that the encoder cannot read."""
-        if self.reads_waveforms:
-            return check_waveforms(inputs, attention_mask)
+        """
+        The inputs' mask, all real when None.
+
+        Raises:
+            ValueError: shapes that the encoder cannot read, no utterance, and utterances without anything real.
+        """
+        check = check_waveforms if self.reads_waveforms else self._check_features
+        attention_mask = check(inputs, attention_mask)
+        lengths = attention_mask.sum(dim=1)
+        if not len(lengths) or bool((lengths < 1).any()):
+            unit = "samples" if self.reads_waveforms else "frames"
+            raise ValueError(
+                f"Each utterance needs {unit} to encode; got inputs of shape {tuple(inputs.shape)} with "
+                f"{lengths.tolist()} real {unit}."
+            )
+        return attention_mask
+
+    def _check_features(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The mask `(batch, frames)` of features, all real when None. Raises ValueError for other shapes."""
         size = self.config.input_size if self.is_stacked else self.config.num_mel_bins
         if inputs.dim() != 3 or self.frames_first(inputs).shape[2] != size:
             expected = (

@@ -11,9 +11,7 @@ from transformers import initialization as init
 from transformers.loss.loss_rnnt import rnnt_loss
 from transformers.models.parakeet.generation_parakeet import ParakeetRNNTGenerationMixin
 from transformers.models.parakeet.modeling_parakeet import (
-    ParakeetEncoderAttention,
     ParakeetEncoderModelOutput,
-    ParakeetEncoderRelPositionalEncoding,
     ParakeetRNNTDecoder,
     ParakeetRNNTJointNetwork,
     ParakeetRNNTOutput,
@@ -21,6 +19,7 @@ from transformers.models.parakeet.modeling_parakeet import (
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_factored_asr import FactoredASRConfig
+from .conformer import reset_positions
 from .factor_networks import CyclicReconstruction, FactorNetwork, MultilayerPerceptron, normalize_frames
 from .frame_encoders import FrameEncoder
 from .transducer_search import beam_search
@@ -73,7 +72,8 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
 
     Deviations: in place of batch normalization, factor networks and Conformer normalize frames (see `FactorNetwork`
     and `ConformerLayers`); states that no factor network reads are normalized alike, so that nothing but the factors
-    tells a model without them from one with them.
+    tells a model without them from one with them. The prediction network has no dropout, as Transformers' has none,
+    where the paper has 0.1 throughout.
     """
 
     config_class = FactoredASRConfig
@@ -128,11 +128,7 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
         elif isinstance(module, MultilayerPerceptron):
             for layer in module.hidden_layers:  # Xavier's would lose half of the power in each ReLU
                 init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-        elif isinstance(module, ParakeetEncoderRelPositionalEncoding):  # a buffer that no file has
-            init.copy_(module.inv_freq, module.compute_default_relative_positional_parameters(module.config))
-        elif isinstance(module, ParakeetEncoderAttention):
-            init.zeros_(module.bias_u)
-            init.zeros_(module.bias_v)
+        reset_positions(module)
 
     @classmethod
     def from_encoder(cls, encoder: str, **fields: Any) -> "FactoredASRForRNNT":
@@ -177,7 +173,8 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             masked_frames: `(batch, states)`, True where the encoder does without the input frame (section 2.3).
 
         Raises:
-            ValueError: the other kind of input, wrong shapes, and utterances too short for a single state.
+            ValueError: the other kind of input, wrong shapes, no utterance, and utterances that are empty or too short
+                for a single state.
         """
         inputs = self.given_inputs(input_features, input_values)
         states, mask = self.frame_encoder(inputs, attention_mask, masked_frames)
@@ -263,8 +260,10 @@ class FactoredASRForRNNT(PreTrainedModel, ParakeetRNNTGenerationMixin):
             if return_frame_logits:
                 output.frame_logits = self.joint(projected.new_zeros(()), projected)
             if return_loss:
-                counts = speech.attention_mask.sum(dim=1), labels.ne(-100).sum(dim=1)
-                output.loss = rnnt_loss(output.logits, labels.clamp_min(0), *counts, self.config.blank_token_id)
+                frames_of, labels_of = speech.attention_mask.sum(dim=1), labels.ne(-100).sum(dim=1)
+                longest, most = int(frames_of.max()), int(labels_of.max())  # the kernel refuses padding beyond them
+                lattice, targets = output.logits[:, :longest, : most + 1], labels[:, :most].clamp_min(0)
+                output.loss = rnnt_loss(lattice, targets, frames_of, labels_of, self.config.blank_token_id)
         if reversal_weight is not None:
             inputs = self.given_inputs(input_features, input_values)
             output.frames = self.frame_encoder.input_frames(inputs, attention_mask) if frames is None else frames

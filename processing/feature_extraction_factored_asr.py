@@ -27,9 +27,10 @@ class FactoredASRFeatureExtractor(LogMelFeatureExtractor):
     The first step is taken per utterance: loudness changes nothing. The paper does not say how the energies themselves
     are scaled; `normalization` does it per mel bin, and zero is then the mean, which SpecAugment masks with. Nor does
     it name a floor: energies below -7, 80 dB under loud speech, are raised to it, because digital silence between
-    words (12 nats lower) would otherwise decide the statistics. Frames lie within the utterance, and the one or two
-    mel frames that fill no stack are dropped: audio of n samples has `(1 + (n - 400) // 160) // 3` frames, and the
-    shortest is 720 samples, 45 ms. Silence gives zeros, or with "global" and "none" the floor, at every frame.
+    words (9 nats lower) would otherwise decide the statistics. Frames lie within the utterance, and at its end up to
+    `stack` - 1 mel frames that fill no stack are dropped: with stacks of three, audio of n samples has
+    `(1 + (n - 400) // 160) // 3` frames, and the shortest is 720 samples, 45 ms. Silence gives zeros, or with "global"
+    and "none" the floor, at every frame.
 
     Args:
         num_mel_bins: per 10 ms.

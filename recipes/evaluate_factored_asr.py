@@ -61,6 +61,12 @@ def load_model(folder: str, device: str) -> tuple[PreTrainedModel, FactoredASRPr
     return AutoModelForRNNT.from_pretrained(folder).eval().to(device), FactoredASRProcessor.from_pretrained(folder)
 
 
+def count_parameters(model: PreTrainedModel) -> int:
+    """Of what there is at inference: the reconstructors run in training only."""
+    training_only = model.reconstruction.parameters() if model.config.factorize else ()
+    return model.num_parameters() - sum(weight.numel() for weight in training_only)
+
+
 @torch.no_grad()
 def transcribe(
     model: PreTrainedModel,
@@ -123,7 +129,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         results[label], errors[label] = measure(model, processor, corpus, args)
     content = {
         "model": args.model,
-        "parameters": model.num_parameters(),
+        "parameters": count_parameters(model),
         "split": args.split,
         "num_beams": args.num_beams,
         "metrics": results,

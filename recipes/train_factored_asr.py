@@ -94,7 +94,10 @@ class RecipeArguments:
     )
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     vocab_size: int = field(default=640, metadata={"help": '"a sentence-piece model with a vocab size of 640"'})
-    factorize: bool = field(default=True, metadata={"help": "FR: factors; False leaves the encoder's states whole."})
+    factorize: bool = field(
+        default=True,
+        metadata={"help": "FR: factors; False leaves the encoder's states whole, normalized frame by frame."},
+    )
     normalization: str | None = field(
         default=None,
         metadata={

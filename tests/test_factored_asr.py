@@ -17,6 +17,7 @@ from transformers import (
 
 from clearspeech.configuration.configuration_factored_asr import FactoredASRConfig
 from clearspeech.modeling.factor_networks import FactorNetwork
+from clearspeech.modeling.frame_encoders import FrameEncoder
 from clearspeech.modeling.gradient_reversal import reverse_gradient
 from clearspeech.modeling.modeling_factored_asr import FactoredASRForRNNT
 
@@ -187,10 +188,7 @@ def test_masked_frames_come_on_top_of_the_spans_that_an_encoder_of_waveforms_dra
     inputs = make_inputs(model, lengths=(400, 300))
     mask = model.state_mask(inputs["attention_mask"])
     model.frame_encoder.config.mask_time_prob = 0.3
-    assert not model.frame_encoder.draw_spans(mask).any()
     model.frame_encoder.train()
-    hidden = model.frame_encoder.draw_spans(mask)
-    assert hidden.any() and not (hidden & ~mask).any()
     given = []
     encoder = model.frame_encoder.encoder
     encoder.register_forward_pre_hook(
@@ -204,6 +202,37 @@ def test_masked_frames_come_on_top_of_the_spans_that_an_encoder_of_waveforms_dra
     model.factors(**inputs)
     assert given[0][:, 3].all() and given[0].sum() > masked.sum()
     assert torch.equal(given[1], masked) and not given[2].any()
+    model.frame_encoder.draws_spans = True
+    model.eval().factors(**inputs, masked_frames=masked)
+    assert torch.equal(given[3], masked)
+
+
+def test_spans_are_as_long_and_as_many_as_the_configuration_asks_for():
+    spans = dict(mask_time_prob=0.2, mask_time_length=4, mask_time_min_masks=1)
+    encoder = FrameEncoder(Wav2Vec2Config(**WAVEFORMS, **spans))
+    lengths = torch.tensor([400, 100, 5, 4, 3])
+    mask = torch.arange(400) < lengths[:, None]
+    draws = torch.stack([encoder.draw_spans(mask, [seed, 1, seed, seed, seed]) for seed in range(200)])
+    assert not (draws & ~mask).any() and not draws[:, lengths <= 4].any()
+    assert (draws[:, 2].sum(dim=1) == 4).all()
+    assert 0.15 < float(draws[:, 0].float().mean()) < 0.2 and draws[:, 0].any(dim=0).all()  # they overlap
+    assert (draws[:, 1] == draws[0, 1]).all()  # of its own seed, whatever the others'
+    starts = (draws[:, 0] & ~torch.nn.functional.pad(draws[:, 0], (1, -1))).nonzero().tolist()
+    assert all(draws[row, 0, place : place + 4].all() for row, place in starts)
+
+
+def test_an_encoder_of_waveforms_trains_without_any_masks():
+    encoder = FrameEncoder(Wav2Vec2Config(**WAVEFORMS, mask_time_prob=0.0)).train()
+    assert encoder(torch.randn(1, 400), None)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("encoder", ["wav2vec2", "wav2vec2, group norm"])
+def test_utterances_shorter_than_a_span_train_without_one(encoder):
+    model = build(encoder).train()
+    inputs = make_inputs(model, lengths=(24, 4))
+    assert model.state_mask(inputs["attention_mask"])[1].sum() < model.config.encoder_config.mask_time_length
+    for given in (inputs, alone(model, inputs, 1)):
+        assert model.factors(**given).content.isfinite().all()
 
 
 def test_the_loss_of_labels_is_the_transducers_per_label():
@@ -215,6 +244,21 @@ def test_the_loss_of_labels_is_the_transducers_per_label():
     mask = output.speech.attention_mask
     torch.testing.assert_close(output.loss, transducer_loss(output.logits, labels, mask, model.config.blank_token_id))
     assert model(**inputs, labels=labels, return_loss=False).loss is None
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_loss_does_not_depend_on_how_far_inputs_and_labels_are_padded(encoder):
+    model = build(encoder)
+    inputs, labels = make_inputs(model), torch.tensor([[1, 2], [3, -100], [4, 5]])
+    pad, in_time = torch.nn.functional.pad, (0, 40)
+    longer = {
+        name: pad(value, in_time if value.dim() == 2 or encoder == "whisper" else (0, 0, *in_time))
+        for name, value in inputs.items()
+    }
+    expected = model(**inputs, labels=labels).loss
+    torch.testing.assert_close(model(**longer, labels=labels).loss, expected, atol=1e-5, rtol=1e-5)
+    wider = pad(labels, (0, 2), value=-100)
+    torch.testing.assert_close(model(**inputs, labels=wider).loss, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -272,13 +316,14 @@ def test_without_factors_the_transducer_reads_the_encoders_states():
         model(**make_inputs(model), reversal_weight=1.0)
 
 
-def test_recognition_runs_neither_reconstructors_nor_context(monkeypatch):
-    model = build()
-    ran = []
-    forward = FactorNetwork.forward
-    monkeypatch.setattr(FactorNetwork, "forward", lambda self, values: ran.append(self) or forward(self, values))
-    model.generate(**make_inputs(model))
-    assert ran == [model.content_network]
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_recognition_runs_neither_reconstructors_nor_context(num_beams):
+    model, ran = build(), set()
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda module, _: ran.add(module))
+    model.generate(**make_inputs(model), num_beams=num_beams)
+    assert model.content_network in ran
+    assert not ran & {*model.context_network.modules(), *model.reconstruction.modules()}
 
 
 def test_factor_networks_have_the_papers_layers():
@@ -343,6 +388,15 @@ def test_configurations_that_cannot_work_are_refused(fields, message):
         ("whisper", {"input_features": torch.randn(1, 8, 12)}, r"\(batch, 12, frames\)"),
         ("lstm", {"input_features": torch.randn(1, 8, 12), "attention_mask": torch.ones(1, 7)}, "attention_mask"),
         ("wav2vec2", {"input_values": torch.randn(1, 20)}, "too short for a single frame"),
+        ("lstm", {"input_features": torch.randn(1, 0, 12)}, r"shape \(1, 0, 12\)"),
+        ("whisper", {"input_features": torch.randn(1, 12, 0)}, r"shape \(1, 12, 0\)"),
+        ("wav2vec2", {"input_values": torch.randn(0, 400)}, r"shape \(0, 400\)"),
+        (
+            "parakeet",
+            {"input_features": torch.randn(1, 8, 16), "attention_mask": torch.zeros(1, 8)},
+            "0.0. real frames",
+        ),
+        ("hubert", {"input_values": torch.randn(1, 400), "attention_mask": torch.zeros(1, 400)}, "0.0. real samples"),
     ],
 )
 def test_inputs_of_another_encoder_are_refused(encoder, inputs, message):

@@ -10,6 +10,7 @@ from clearspeech.trainers import losses, trainer_factored_asr
 from clearspeech.trainers.losses import background_contrast_loss, transducer_loss
 
 METHOD = "factored_asr"
+TERMS = ("transducer", "ctc", "mi", "contrast")
 PLAIN = dict(spec_augment=False, mask_probability=0.0)
 WAVEFORMS = dict(model_type="wav2vec2", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 WAVEFORMS |= dict(intermediate_size=32, conv_dim=[8] * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
@@ -149,9 +150,10 @@ def test_the_loss_is_eq_3(tmp_path):
     batch = first_batch(trainer)
     counts = counts_of(trainer, batch)
     terms = terms_of(trainer, batch)
-    assert terms.keys() == {"transducer", "mi", "contrast"}
+    assert terms.keys() == {"transducer", "ctc", "mi", "contrast"}
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts)
-    torch.testing.assert_close(loss, terms["transducer"] + 0.1 * terms["mi"] + 0.3 * terms["contrast"])
+    equation = terms["transducer"] + 0.1 * terms["mi"] + 0.3 * terms["contrast"]
+    torch.testing.assert_close(loss, equation + 0.5 * terms["ctc"])
 
 
 def test_the_auxiliary_ctc_sums_over_all_alignments_of_the_frames_alone(tmp_path):
@@ -221,7 +223,7 @@ def test_reversal_grows_over_its_ramp(tmp_path):
 
 
 def test_a_weight_of_zero_is_not_computed(tmp_path, monkeypatch):
-    trainer = build_trainer(METHOD, tmp_path, mi_weight=0.0, contrast_weight=0.0, **PLAIN)
+    trainer = build_trainer(METHOD, tmp_path, ctc_weight=0.0, mi_weight=0.0, contrast_weight=0.0, **PLAIN)
     for name in ("background_contrast_loss", "ctc_loss", "masked_squared_error", "spec_augment"):
         monkeypatch.setattr(trainer_factored_asr, name, lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(type(trainer.model.reconstruction), "forward", lambda *_: pytest.fail("computed"))
@@ -237,7 +239,7 @@ def test_without_factors_the_contrast_is_of_the_encoders_states(tmp_path, monkey
         lambda *args, **kw: seen.append(args[0]) or contrast(*args, **kw),
     )
     trainer = build_trainer(METHOD, tmp_path, mi_weight=0.0, config_fields={"factorize": False})
-    assert terms_of(trainer).keys() == {"transducer", "contrast"}
+    assert terms_of(trainer).keys() == {"transducer", "ctc", "contrast"}
     assert seen[0].shape[-1] == trainer.model.config.encoder_config.hidden_size
 
 
@@ -257,6 +259,31 @@ def test_the_masked_frames_are_those_of_the_utterance_and_the_step(tmp_path):
     assert not torch.equal(trainer.masked_inputs(batch)[1], masked)
 
 
+def test_the_spans_of_an_encoder_of_waveforms_are_those_of_the_utterance_and_the_step(tmp_path):
+    encoder = WAVEFORMS | {"mask_time_prob": 0.3, "mask_time_length": 4}
+    trainer = build_trainer(METHOD, tmp_path, mask_probability=0.0, config_fields={"encoder_config": encoder})
+    mask = (torch.arange(32000) < torch.tensor([[32000], [20000], [26000]])).long()
+    batch = {"input_values": torch.randn(3, 32000) * mask, "attention_mask": mask, "seeds": torch.tensor([5, 6, 7])}
+    _, spans, _ = trainer.masked_inputs(batch)
+    num_frames = trainer.model.state_mask(mask).sum(dim=1).tolist()
+    assert all(0.1 < float(row[:length].float().mean()) < 0.5 for row, length in zip(spans, num_frames))
+    row = {name: value[1:2, :20000] if value.dim() == 2 else value[1:2] for name, value in batch.items()}
+    assert torch.equal(trainer.masked_inputs(row)[1][0], spans[1, : num_frames[1]])
+    given = []
+    trainer.model.frame_encoder.encoder.register_forward_pre_hook(
+        lambda module, args, options: given.append(options["mask_time_indices"][0]), with_kwargs=True
+    )
+    trainer.model.factors(**{name: batch[name] for name in ("input_values", "attention_mask")}, masked_frames=spans)
+    for seen, drawn, length in zip(given, spans, num_frames, strict=True):
+        assert torch.equal(seen, drawn[:length])  # it draws none itself
+    trainer.args.mask_probability = 0.2
+    assert (trainer.masked_inputs(batch)[1] & spans).sum() == spans.sum()
+    trainer.args.mask_probability, trainer.state.global_step = 0.0, 1
+    assert not torch.equal(trainer.masked_inputs(batch)[1], spans)
+    trainer.model.eval()
+    assert trainer.masked_inputs(batch)[1] is None
+
+
 def test_validation_sees_everything(tmp_path):
     trainer = build_trainer(METHOD, tmp_path)
     trainer.model.eval()
@@ -270,8 +297,8 @@ def test_validation_counts_each_row_once(tmp_path):
     metrics = [
         build_trainer(METHOD, tmp_path / str(size), per_device_eval_batch_size=size).evaluate() for size in (5, 2)
     ]
-    assert metrics[0].keys() - {"epoch"} == {"eval_loss", "eval_transducer", "eval_mi", "eval_contrast"}
-    for name in ("eval_transducer", "eval_mi"):
+    assert metrics[0].keys() - {"epoch"} == {f"eval_{name}" for name in ("loss", *TERMS)}
+    for name in ("eval_transducer", "eval_ctc", "eval_mi"):
         assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-4)
 
 
@@ -282,8 +309,19 @@ def test_recognition_improves_and_every_term_is_logged(tmp_path):
     trainer = build_trainer(METHOD, tmp_path, max_steps=60, learning_rate=1e-2, logging_steps=10, **PLAIN)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert lines[0].keys() >= {"loss", "transducer", "mi", "contrast"}
+    assert lines[0].keys() >= {"loss", *TERMS}
     assert lines[-1]["transducer"] < 0.7 * lines[0]["transducer"]
+
+
+def test_a_batch_of_one_trains_without_negatives(tmp_path):
+    trainer = build_trainer(METHOD, tmp_path, per_device_train_batch_size=1)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(lines) == 5 and all(line["contrast"] == 0.0 for line in lines)
+    assert all(math.isfinite(line[name]) for line in lines for name in ("loss", *TERMS))
+    for name, value in trainer.model.named_parameters():
+        assert value.isfinite().all() and not torch.equal(value, before[name]), name
 
 
 @pytest.mark.parametrize("target_grad", ["reverse", "pass", "detach"])

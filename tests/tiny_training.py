@@ -257,7 +257,7 @@ def build_speech_lm_trainer(
 
 
 def build_factored_trainer(num_rows: int, dropout: float, fields: dict, arguments: dict) -> FactoredASRTrainer:
-    """A Conformer of one layer over 30 ms frames of 3 x 8 mel bins, or the encoder of `fields`."""
+    """A Conformer of one layer over 30 ms frames of 3 x 8 mel bins, or the encoder of `fields`; every term trains."""
     tokenizer, speech = build_character_tokenizer(), speech_corpus(num_rows)
     encoder = dict(model_type="conformer_encoder", input_size=24, hidden_size=16, intermediate_size=32)
     # no biases, as a key's has a gradient of mere rounding noise
@@ -271,7 +271,7 @@ def build_factored_trainer(num_rows: int, dropout: float, fields: dict, argument
     extractor = FactoredASRFeatureExtractor(num_mel_bins=8)
     return FactoredASRTrainer(
         model=FactoredASRForRNNT(config),
-        args=FactoredASRTrainingArguments(**{"weight_decay": 0.0, **arguments}),
+        args=FactoredASRTrainingArguments(**{"weight_decay": 0.0, "ctc_weight": 0.5, **arguments}),
         train_dataset=speech,
         eval_dataset=speech.select(range(5)),
         data_collator=FeatureTextCollator(extractor, tokenizer),

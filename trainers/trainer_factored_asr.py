@@ -29,7 +29,7 @@ class FactoredASRTrainingArguments(TrainingArguments):
     contrast_weight: float = field(default=0.3, metadata={"help": '"lambda_contrast = 0.3"'})
     mask_probability: float = field(default=0.15, metadata={"help": '"a masking ratio of 0.15"'})
     spec_augment: bool = field(
-        default=True, metadata={"help": '"augmented using SpecAugment"; encoders of samples draw their own masks.'}
+        default=True, metadata={"help": '"augmented using SpecAugment"; encoders of samples as they are configured.'}
     )
     reversal_weight: float = field(default=1.0, metadata={"help": "Of the reversed gradients; open in the paper."})
     reversal_ramp_steps: int = field(default=0, metadata={"help": "Let it grow from 0 over so many steps."})
@@ -64,7 +64,8 @@ class FactoredASRTrainer(SpeechTrainer):
     negatives come from one micro-batch.
 
     Masks and pairs are drawn from each utterance's samples, the run's seed and the step, so a resumed run draws the
-    same.
+    same. Not so the features that an encoder of waveforms masks itself (`mask_feature_prob`): NumPy's generator has
+    those.
 
     Raises:
         ValueError: an unknown `target_grad`, a probability outside 0..1, fewer than one negative, `mi_weight` for a
@@ -102,7 +103,7 @@ class FactoredASRTrainer(SpeechTrainer):
                     f"spec_augment is off, but this {encoder.model_type} masks features itself (mask_feature_prob "
                     f"{encoder.mask_feature_prob}): set that to 0 in its configuration."
                 )
-            self.model.frame_encoder.draws_spans = arguments.spec_augment
+            self.model.frame_encoder.draws_spans = False  # the trainer does, with the other masks
         elif self.model.frame_encoder.is_stacked and arguments.spec_augment and self.feature_extractor is None:
             raise ValueError("SpecAugment on stacked frames needs their feature_extractor; got None.")
         if config.factorize and not arguments.mi_weight:
@@ -207,16 +208,18 @@ class FactoredASRTrainer(SpeechTrainer):
         frames = encoder.input_frames(given, attention_mask) if self.args.mi_weight else None
         if not self.model.training:
             return given, None, frames
-        if self.args.spec_augment and not encoder.reads_waveforms:
-            step_seeds = [self.step_seed(seed) for seed in seeds.tolist()]
+        step_seeds = [self.step_seed(seed) for seed in seeds.tolist()]
+        masked_frames = None
+        if self.args.spec_augment and encoder.masks_spans:
+            masked_frames = encoder.draw_spans(encoder.state_mask(attention_mask), step_seeds)
+        elif self.args.spec_augment and not encoder.reads_waveforms:
             num_bins = (self.feature_extractor if encoder.is_stacked else encoder.config).num_mel_bins
             given = encoder.frames_first(given)
             given = spec_augment(given, attention_mask.sum(dim=1), step_seeds, num_bins)
             given = encoder.frames_first(given)
-        masked_frames = None
         if self.args.mask_probability:
-            masked_frames = self.draw_frames(seeds + 2, encoder.state_mask(attention_mask))
-            masked_frames = masked_frames < self.args.mask_probability
+            draws = self.draw_frames(seeds + 2, encoder.state_mask(attention_mask)) < self.args.mask_probability
+            masked_frames = draws if masked_frames is None else masked_frames | draws
         return given, masked_frames, frames
 
     def draw_frames(self, seeds: Tensor, mask: Tensor) -> Tensor:
