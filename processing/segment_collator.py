@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import FeatureExtractionMixin
 
 from .feature_extraction_best_rq import FRAMES_PER_TOKEN
+from .loudness import bring_to_level
 from .perturbation import utterance_seed
 from .waveform_checks import check_waveform_for
 
@@ -19,6 +20,10 @@ class SegmentCollator:
     """
     Rows with `audio` (float32 mono) to random segments and their features (HASRD, section 3: "extracting random
     5-second segments [...] from each utterance, zero-padding shorter ones for uniform batch sizes").
+
+    Each utterance is brought to one level first: DAC's data are, whose "framework" the paper adopts, though by their
+    gated loudness (see `bring_to_level`). Features normalized over a sentence do not say how loud it was, so no book
+    could hold it, while losses and distances would ask for it.
 
     Where a segment begins depends on the utterance's samples, `seed` and the epoch alone: a resumed epoch, and any
     number of processes or workers, repeats it. It begins with a token. Its features are cut from those of the whole
@@ -33,8 +38,8 @@ class SegmentCollator:
         seed: of the run.
 
     Returns a batch of `waveforms` `(batch, samples)`, `num_samples` `(batch,)` without the padding, `input_features`
-    `(batch, mel frames, mels)` or `input_values` `(batch, samples)`, their `attention_mask`, and `first_tokens`
-    `(batch,)`, where in them the segments begin.
+    `(batch, mel frames, mels)` or `input_values` `(batch, samples)`, their `attention_mask`, `first_tokens`
+    `(batch,)`, where in them the segments begin, and `seeds` `(batch,)`, which depend on an utterance's samples only.
 
     Raises:
         ValueError: audio that the feature extractor refuses, a source shorter than the segment.
@@ -56,8 +61,10 @@ class SegmentCollator:
             )
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        cuts = [self.cut(np.array(row["audio"], dtype=np.float32)) for row in rows]  # memory maps are read-only
-        segments, inputs, first_tokens = zip(*cuts)
+        waveforms = [  # copy: memory maps are read-only
+            check_waveform_for(self.feature_extractor, np.array(row["audio"], dtype=np.float32)) for row in rows
+        ]
+        segments, inputs, first_tokens = zip(*map(self.cut, waveforms))
         length = max(map(len, segments)) if self.segment_samples is None else self.segment_samples
         lengths = torch.tensor([len(values) for values in inputs])
         return {
@@ -66,24 +73,25 @@ class SegmentCollator:
             "first_tokens": torch.tensor(first_tokens),
             "waveforms": torch.stack([torch.nn.functional.pad(each, (0, length - len(each))) for each in segments]),
             "num_samples": torch.tensor([len(segment) for segment in segments]),
+            "seeds": torch.tensor([utterance_seed(waveform) for waveform in waveforms]),
         }
 
-    def cut(self, audio: np.ndarray) -> tuple[Tensor, Tensor, int]:
+    def cut(self, waveform: Tensor) -> tuple[Tensor, Tensor, int]:
         """
-        This epoch's segment `(samples,)` of one utterance, all of it where it is shorter; what the encoder reads
-        around it: `(mel frames, mels)` or `(samples,)`; and the token of that with which the segment begins.
+        This epoch's segment `(samples,)` of one utterance `(samples,)`, all of it where it is shorter; what the
+        encoder reads around it: `(mel frames, mels)` or `(samples,)`; and the token of that with which it begins.
         """
-        waveform = check_waveform_for(self.feature_extractor, audio)
-        features = self.feature_extractor(
-            [waveform.numpy()], sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
-        )
-        inputs = features[self.feature_extractor.model_input_names[0]][0]
         length = len(waveform) if self.segment_samples is None else min(self.segment_samples, len(waveform))
         token = self.draw(waveform, (len(waveform) - length) // self.samples_per_token + 1)
         start = token * self.samples_per_token
+        levelled = bring_to_level(waveform)
+        features = self.feature_extractor(
+            [levelled.numpy()], sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt"
+        )
         first, end = self.source_tokens(token, length, len(waveform))
-        source = inputs[first * self.inputs_per_token : end * self.inputs_per_token]
-        return waveform[start : start + length], source, token - first
+        source = features[self.feature_extractor.model_input_names[0]][0]
+        source = source[first * self.inputs_per_token : end * self.inputs_per_token]
+        return levelled[start : start + length], source, token - first
 
     def source_tokens(self, token: int, segment_samples: int, num_samples: int) -> tuple[int, int]:
         """The first token that the encoder hears for a segment from `token` on, and the one behind the last."""

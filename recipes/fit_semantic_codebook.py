@@ -5,10 +5,10 @@ The paper's (section 3: "The k-means model is trained offline on SSL latent repr
 train-clean-100 subset"; "layer n_s = 8"), after `recipes/pretrain_best_rq.py`; a few minutes on one GPU:
 
     accelerate launch recipes/fit_semantic_codebook.py --encoder outputs/best_rq \\
-        --dataset openslr/librispeech_asr:clean --output_dir outputs/hasrd_fitted
+        --dataset ../librispeech/train-clean-100 --output_dir outputs/hasrd_fitted
 
-HASRD (HuBERT) instead: `--encoder facebook/hubert-base-ls960 --layer 9`; of HuBERT the paper names no layer. The mini,
-on two CPU cores (a minute):
+The Hub's `openslr/librispeech_asr:clean` has train-clean-360 as well. HASRD (HuBERT) instead: `--encoder
+facebook/hubert-base-ls960 --layer 9`; of HuBERT the paper names no layer. The mini, on two CPU cores (a minute):
 
     python recipes/fit_semantic_codebook.py --preset mini --encoder outputs/mini_best_rq \\
         --dataset ../shared/data/an4 --output_dir outputs/mini_hasrd_fitted
@@ -42,6 +42,7 @@ from clearspeech.trainers.unit_extraction import claim_folder, extract_features
 PRESETS = {
     "paper": {},
     "mini": dict(
+        layer=4,  # of six; recipes/reproduce_hasrd.py finds the best
         num_clusters=256,
         sample_share=1.0,
         batch_frames=2000,

@@ -1,8 +1,9 @@
 """
 Pre-train BEST-RQ, the encoder of HASRD: it predicts which code of a random projection each masked frame has.
 
-The paper's encoder (its sections 2.1 and 3) on "the full LibriSpeech dataset", with the schedule of its reference
-[29], SpeechBrain's BEST-RQ; here on eight 80 GB GPUs, of which a step takes about two hours of speech:
+The paper's encoder (its sections 2.1 and 3) on "the full LibriSpeech dataset", "600 seconds per GPU across 8 A40 GPUs"
+of 48 GB and "gradient accumulation of 2", 2.7 hours of speech in a step; the number of steps, which it does not say,
+is that of its reference [29], SpeechBrain's BEST-RQ:
 
     accelerate launch --multi_gpu --num_processes 8 recipes/pretrain_best_rq.py --bf16 \\
         --dataset openslr/librispeech_asr:all --output_dir outputs/best_rq
@@ -35,7 +36,7 @@ from clearspeech.trainers.trainer_best_rq import BestRQTrainer, BestRQTrainingAr
 PRESETS = {
     "paper": dict(
         max_steps=300_000,
-        per_device_train_batch_size=32,  # "the total batch to be around 2 hours", of utterances of 12 s
+        per_device_train_batch_size=50,  # "a batch duration of 600 seconds per GPU", of utterances of 12 s
         dataloader_num_workers=8,
         train_sampling_strategy="group_by_length",
         eval_strategy="steps",

@@ -8,12 +8,14 @@ The paper's HASRD (BestRQ+), after `recipes/pretrain_best_rq.py` and `recipes/fi
         --dataset openslr/librispeech_asr:all --output_dir outputs/hasrd
 
 On several GPUs divide the batch: `--multi_gpu --num_processes 4` and `--per_device_train_batch_size 2`. The codecs of
-Table 1, whose front-end is trained along and which have residual books alone, here "DAC+fbank+SepConv":
+Table 1, whose front-end is trained along and which have residual books alone, here "DAC+fbank+SepConv" ("trained
+on the 100h train-clean-100 subset for 30K iterations"):
 
     accelerate launch recipes/train_hasrd.py --bf16 --encoder fbank_sepconv --max_steps 30000 \\
-        --dataset openslr/librispeech_asr:clean --output_dir outputs/codec_sepconv
+        --dataset ../librispeech/train-clean-100 --output_dir outputs/codec_sepconv
 
-On two CPU cores (about 40 minutes; sizes of the encoder and decoder are those of the folder):
+The Hub's `openslr/librispeech_asr:clean` has train-clean-360 as well. On two CPU cores (about 40 minutes; sizes of the
+encoder and decoder are those of the folder):
 
     accelerate launch --cpu recipes/train_hasrd.py --preset mini --model outputs/mini_hasrd_fitted \\
         --dataset ../shared/data/an4 --output_dir outputs/mini_hasrd
@@ -29,6 +31,7 @@ from clearspeech.configuration.configuration_hasrd import HasrdConfig
 from clearspeech.modeling.modeling_hasrd import HasrdModel
 from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
+from clearspeech.processing.loudness import bring_to_level
 from clearspeech.processing.segment_collator import SegmentCollator
 from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
@@ -41,6 +44,7 @@ PRESETS = {
         eval_steps=5000,
         logging_steps=100,
         save_steps=5000,
+        save_total_limit=2,
         max_validation_rows=500,
     ),
     "mini": dict(
@@ -74,7 +78,11 @@ class RecipeArguments:
         default=None, metadata={"help": "Folder of recipes/fit_semantic_codebook.py: a HASRD, its decoder untrained."}
     )
     encoder: str | None = field(
-        default=None, metadata={"help": "A codec of Table 1, from random weights.", "choices": list(BARE_ENCODERS)}
+        default=None,
+        metadata={
+            "help": f"A codec of Table 1, from random weights: {' or '.join(BARE_ENCODERS)}. A pretrained encoder "
+            "goes through recipes/fit_semantic_codebook.py --encoder, and what that leaves is --model."
+        },
     )
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     segment_seconds: float = field(default=5.0, metadata={"help": '"random 5-second segments"'})
@@ -111,6 +119,11 @@ class RecipeArguments:
     def __post_init__(self):
         if (self.model is None) == (self.encoder is None):
             raise ValueError(f"Give either --model or --encoder; got {self.model!r} and {self.encoder!r}.")
+        if self.encoder not in (None, *BARE_ENCODERS):
+            raise ValueError(
+                f"--encoder is {' or '.join(BARE_ENCODERS)}, from random weights; got {self.encoder!r}. Give a "
+                "pretrained encoder to recipes/fit_semantic_codebook.py --encoder, and what that leaves to --model."
+            )
         sizes = [f"--{name}" for name in (*MINI_CODEC, "num_acoustic_books") if self.__dict__[name] is not None]
         if self.model is not None and sizes:
             raise ValueError(f"{', '.join(sizes)} belong to --encoder; {self.model} has its own. Leave them out.")
@@ -141,7 +154,8 @@ def build_feature_extractor(
 ) -> FeatureExtractionMixin:
     """
     That of the model's folder. Features of Table 1's codecs have the corpora's mean and deviation: per sentence, the
-    loudness would be lost. The first process measures and saves them; the others, and a resumed run, read them.
+    mean spectrum would be lost. The first process measures and saves them, at the level of `SegmentCollator`; the
+    others, and a resumed run, read them.
     """
     if recipe.model is not None:
         return AutoFeatureExtractor.from_pretrained(recipe.model)
@@ -149,7 +163,7 @@ def build_feature_extractor(
         if args.process_index == 0 and not is_resumed:
             extractor = BestRQFeatureExtractor(normalization="global")
             rows = train.shuffle(seed=0).select(range(min(STATISTICS_ROWS, len(train))))
-            extractor.fit(row["audio"] for row in rows)
+            extractor.fit(bring_to_level(row["audio"]).numpy() for row in rows)
             extractor.save_pretrained(args.output_dir)
         return BestRQFeatureExtractor.from_pretrained(args.output_dir)
 
@@ -162,27 +176,23 @@ def build_model(recipe: RecipeArguments) -> HasrdModel:
         if model.config.num_semantic_codes and not model.has_fitted_codebook:
             raise ValueError(f"{recipe.model} has no semantic book yet: run recipes/fit_semantic_codebook.py on it.")
     else:
-        separable = BARE_ENCODERS[recipe.encoder]
-        front_end = BestRQConfig(
-            num_hidden_layers=0,
-            num_attention_heads=1,
-            separable=separable,
-            hidden_size=recipe.hidden_size or 1024,
-            **given(conv_channels=recipe.conv_channels),
-        )
-        sizes = given(decoder_channels=recipe.decoder_channels, codebook_size=recipe.codebook_size)
-        books = dict(num_semantic_codes=0, num_acoustic_books=recipe.num_acoustic_books or 9)  # 2.79 kbps
-        model = HasrdModel(HasrdConfig(encoder_config=front_end, separable=separable, **books, **sizes))
+        fields = dict(separable=BARE_ENCODERS[recipe.encoder])
+        sizes = {"hidden_size": 1024} | given(hidden_size=recipe.hidden_size, conv_channels=recipe.conv_channels)
+        front_end = BestRQConfig(num_hidden_layers=0, num_attention_heads=1, **sizes, **fields)
+        names = ("decoder_channels", "num_acoustic_books", "codebook_size")
+        fields |= given(**{name: recipe.__dict__[name] for name in names})
+        model = HasrdModel(HasrdConfig(encoder_config=front_end, num_semantic_codes=0, **fields))
     if recipe.quantizer_dropout is not None:
         model.config.quantizer_dropout = recipe.quantizer_dropout
+        model.config.validate()
     return model
 
 
-def check_model_type(folder: str) -> None:
-    """Raise ValueError for a folder of another model."""
+def check_model_type(folder: str, recipe: str = "recipes/fit_semantic_codebook.py") -> None:
+    """Raise ValueError for a folder of another model. recipe: one that leaves the right kind."""
     model_type = AutoConfig.from_pretrained(folder).model_type
     if model_type != "hasrd":
-        raise ValueError(f"{folder} holds a {model_type!r} model; give a folder of recipes/fit_semantic_codebook.py.")
+        raise ValueError(f"{folder} holds a {model_type!r} model; give a folder of {recipe}.")
 
 
 def given(**fields) -> dict:

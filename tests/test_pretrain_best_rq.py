@@ -109,6 +109,7 @@ def test_the_paper_is_the_default(recipe):
     paper, args = recipe.parse_arguments(["--output_dir", "unused", "--dataset", "embedded"])
     assert (args.learning_rate, args.lr_scheduler_type, args.warmup_steps) == (8e-4, "inverse_sqrt", 25_000)
     assert (args.max_steps, args.gradient_accumulation_steps, args.max_grad_norm) == (300_000, 2, 10.0)
+    assert args.per_device_train_batch_size == 50  # utterances of 12 s: "600 seconds per GPU"
     with torch.device("meta"):
         model = recipe.build_model(paper)
     ours, default = model.config.to_dict(), type(model.config)().to_dict()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from tiny_corpora import encode, make_tone, use_own_cache, write_folder
 from tiny_hasrd import make_hasrd
 from transformers import AutoFeatureExtractor, AutoModelForAudioTokenization
@@ -110,7 +111,30 @@ def test_the_paper_is_the_default(recipe):
     paper, args = recipe.parse_arguments(["--output_dir", "unused", "--dataset", "x", "--model", "y"])
     assert paper.segment_seconds == 5.0 and args.freeze_encoder
     assert (args.max_steps, args.per_device_train_batch_size, args.learning_rate) == (100_000, 8, 1e-4)
+    assert args.save_total_limit == 2
     assert args.discriminator_fft_sizes == [2048, 1024, 512] and args.discriminator_channel_factor == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("num_acoustic_books", "0"), "a codec needs a book"),
+        (("hidden_size", "0"), "hidden_size must be at least 1"),
+        (("quantizer_dropout", "1.5"), "a share in 0..1; got 1.5"),
+        (("quantizer_dropout", "-1"), "a share in 0..1; got -1.0"),
+    ],
+)
+def test_a_size_is_taken_as_it_is_given(recipe, given, message):
+    """Not for the paper's."""
+    name, value = given
+    arguments = ["--output_dir", "unused", "--dataset", "x", "--encoder", "fbank", f"--{name}", value]
+    with torch.device("meta"), pytest.raises(StrictDataclassClassValidationError, match=message):
+        recipe.build_model(recipe.parse_arguments(arguments)[0])
+
+
+def test_a_folders_share_of_short_segments_is_checked_too(recipe, flags, fitted_folder):
+    with pytest.raises(StrictDataclassClassValidationError, match="got 1.5"):
+        recipe.main([*flags, "--model", fitted_folder, "--quantizer_dropout", "1.5"])
 
 
 def test_what_cannot_be_trained_is_refused(recipe, flags, fitted_folder, tiny_folder, tmp_path):
@@ -119,8 +143,12 @@ def test_what_cannot_be_trained_is_refused(recipe, flags, fitted_folder, tiny_fo
             recipe.parse_arguments([*flags, *given])
     with pytest.raises(ValueError, match="--decoder_channels belong to --encoder"):
         recipe.parse_arguments([*flags, "--model", "a", "--decoder_channels", "8"])
-    with pytest.raises(ValueError, match="holds a 'stable_token' model"):
+    with pytest.raises(ValueError, match="'facebook/hubert-base-ls960'. Give .*/fit_semantic_codebook.py --encoder"):
+        recipe.parse_arguments([*flags, "--encoder", "facebook/hubert-base-ls960"])
+    with pytest.raises(ValueError, match="holds a 'stable_token' model.*recipes/fit_semantic_codebook.py"):
         recipe.main([*flags, "--model", str(tiny_folder)])
+    with pytest.raises(ValueError, match="give a folder of recipes/train_hasrd.py"):
+        recipe.check_model_type(str(tiny_folder), "recipes/train_hasrd.py")
     unfitted = HasrdModel(make_hasrd().config)
     unfitted.save_pretrained(tmp_path / "unfitted")
     with pytest.raises(ValueError, match="no semantic book yet"):

@@ -49,6 +49,14 @@ def test_the_recognizer_and_the_layers_weights_are_trained_and_what_is_measured_
     assert moved == {"lstm", "head", "layer_weights"}
 
 
+def test_gradients_have_no_bound_as_in_the_paper(tmp_path, monkeypatch):
+    trainer, bounds = build_ctc_trainer(tmp_path, max_steps=1), []
+    clip = trainer.accelerator.clip_grad_norm_
+    monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda *given: bounds.append(given[1]) or clip(*given))
+    trainer.train()
+    assert bounds == [float("inf")]  # Transformers measures the norm so
+
+
 def test_the_semantic_book_is_not_trained_and_still_belongs_to_its_encoder(tmp_path):
     trainer = build_ctc_trainer(tmp_path, representation="combined")
     before = {name: value.clone() for name, value in trainer.model.codec.state_dict().items()}

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints, speed_metrics
 
 from ..processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 
@@ -124,6 +126,7 @@ class SpeechTrainer(Trainer):
         self._first_terms_step = 0
         self._sampler: EpochSeededSampler | EpochSeededLengthSampler | None = None
         self._staging = False
+        self._evaluated: dict[str, float] = {}  # when the last validation began, and what went through it
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, Tensor]:
         """`count_items` of one optimizer step, summed over its micro-batches and all processes."""
@@ -169,9 +172,12 @@ class SpeechTrainer(Trainer):
         size, world = self.args.eval_batch_size, self.args.world_size
         mine = range(self.args.process_index, len(dataset), world)
         totals: dict[str, Tensor] = {}
+        firsts = range(0, -(-len(dataset) // world), size)  # as often on every process, as ZeRO-3 needs
+        self._evaluated = dict(start_time=time.time(), num_samples=len(dataset), num_steps=len(firsts))
+        hides_bar = self.args.disable_tqdm or not self.is_local_process_zero()
         was_training = self.model.training
         self.model.eval()
-        for first in range(0, -(-len(dataset) // world), size):  # as often on every process, as ZeRO-3 needs
+        for first in tqdm(firsts, desc="validation", leave=False, dynamic_ncols=True, disable=hides_bar):
             rows = mine[first : first + size] or mine[:1]
             batch = self.data_collator([dataset[row] for row in rows])
             for name, value in batch_sums(self._prepare_inputs(batch)).items():
@@ -185,8 +191,14 @@ class SpeechTrainer(Trainer):
         return dict(zip(names, sums.tolist(), strict=True))
 
     def report_evaluation(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Log metrics of validation rows and tell the callbacks, as `Trainer.evaluate` does."""
-        self.log(metrics)
+        """
+        Log metrics of validation rows and tell the callbacks, as `Trainer.evaluate` does; its figures of speed, in s
+        and per s, are logged beside them.
+
+        metrics: by name, `<prefix>_loss` first; they are returned.
+        """
+        prefix = next(iter(metrics)).removesuffix("_loss")
+        self.log(metrics | speed_metrics(prefix, **self._evaluated))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -15,22 +15,22 @@ from .speech_trainer import SpeechTrainer
 @dataclass
 class BestRQTrainingArguments(TrainingArguments):
     """
-    `TrainingArguments` with the settings of the paper's reference [29], SpeechBrain's BEST-RQ, as defaults: the paper
-    names none of its own.
+    `TrainingArguments` with section 3 as defaults, and where it names none the values of the paper's reference [29],
+    SpeechBrain's BEST-RQ.
 
     Transformers' `inverse_sqrt` is the Noam schedule: it grows linearly to the learning rate within the warm-up, and
     falls with the inverse square root of the step.
     """
 
-    learning_rate: float = field(default=8e-4, metadata={"help": "At the end of the warm-up."})
-    lr_scheduler_type: str = field(default="inverse_sqrt", metadata={"help": "Noam's schedule."})
-    warmup_steps: float = field(default=25_000, metadata={"help": "Linear, from 0."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of AdamW."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "Of AdamW."})
-    adam_epsilon: float = field(default=1e-9, metadata={"help": "Of AdamW."})
-    max_grad_norm: float = field(default=10.0, metadata={"help": "Gradients are clipped to this norm."})
+    learning_rate: float = field(default=8e-4, metadata={"help": '"a learning rate of 0.0008", after the warm-up.'})
+    lr_scheduler_type: str = field(default="inverse_sqrt", metadata={"help": '"a Noam scheduler"'})
+    warmup_steps: float = field(default=25_000, metadata={"help": '"25K warmup steps", linear from 0.'})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of AdamW; SpeechBrain's."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Of AdamW; SpeechBrain's."})
+    adam_epsilon: float = field(default=1e-9, metadata={"help": "Of AdamW; SpeechBrain's."})
+    max_grad_norm: float = field(default=10.0, metadata={"help": "SpeechBrain's."})
     gradient_accumulation_steps: int = field(
-        default=2, metadata={"help": "Micro-batches of a step, which together should be two hours of speech."}
+        default=2, metadata={"help": '"gradient accumulation of 2", of batches of "600 seconds per GPU".'}
     )
 
 

@@ -1,35 +1,22 @@
 """Training of HASRD's quantizers and decoder against discriminators (section 2.3)."""
 
-import contextlib
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from datasets import IterableDataset
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments
 
 from ..modeling.discriminators import CodecDiscriminators
 from ..modeling.hasrd_outputs import HasrdOutput
 from ..processing.segment_collator import SegmentCollator
-from .codec_losses import (
-    MEL_BINS,
-    MEL_WINDOWS,
-    discriminator_loss,
-    feature_matching_loss,
-    generator_loss,
-    multi_scale_mel_loss,
-)
+from .codec_losses import MEL_BINS, MEL_WINDOWS, multi_scale_mel_loss
 from .codec_metrics import mel_distance, stft_distance
+from .discriminator_training import DiscriminatorTraining
 from .metrics import codebook_statistics
 from .speech_trainer import SpeechTrainer
 
-DISCRIMINATOR_WEIGHTS = "discriminators.safetensors"
-DISCRIMINATOR_OPTIMIZER = "discriminator_optimizer.pt"
-DISCRIMINATOR_SCHEDULER = "discriminator_scheduler.pt"
 LOSS_WEIGHTS = ("mel", "feature_matching", "generator", "commitment", "codebook")
 
 
@@ -83,14 +70,19 @@ class HasrdTrainer(SpeechTrainer):
     At each step the discriminators learn to tell this batch from its reconstructions, then the codec learns from them
     on the same batch. Both have an optimizer, a schedule and a bound of the gradient's norm of their own.
     Micro-batches and processes are one large batch to both: the discriminators see all micro-batches of a step before
-    the codec learns from the first. With several, each but the first is reconstructed twice.
+    the codec learns from the first. With several, each but the first is reconstructed twice. How many acoustic books
+    an utterance uses (quantizer dropout) is drawn from its samples, the run's seed and the step, so that it is the
+    same in all of these passes and in any division of the batch.
 
-    A checkpoint also holds `discriminators.safetensors` and their optimizer and schedule.
+    Utterances come at one level, as in DAC's data (see `SegmentCollator`; there it is loudness, here the root mean
+    square), in training and in validation. A checkpoint also holds `discriminators.safetensors` and their optimizer
+    and schedule.
 
     Raises:
-        ValueError: DeepSpeed, FSDP or fp16, which know one optimizer; a streamed corpus or lasting workers, whose
-            segments would be the same in each epoch; another schedule; negative weights; another collator; a codec
-            whose encoder is trained while its semantic book is fitted to it.
+        ValueError: DeepSpeed or FSDP, which Transformers' Trainer sets up for one network; fp16, which scales the
+            gradients of one optimizer; a streamed corpus or lasting workers, whose segments would be the same in each
+            epoch; another schedule; negative weights; another collator; a codec whose encoder is trained while its
+            semantic book is fitted to it.
     """
 
     def __init__(self, *args, **kwargs):
@@ -99,27 +91,30 @@ class HasrdTrainer(SpeechTrainer):
         arguments = self.args
         if arguments.freeze_encoder:
             self.model.encoder.requires_grad_(False)
-        self.discriminators: CodecDiscriminators | None = None
-        if arguments.generator_weight or arguments.feature_matching_weight:
-            with torch.random.fork_rng(devices=[]):  # the codec's draws do not depend on there being any
-                torch.manual_seed(arguments.seed)
-                self.discriminators = CodecDiscriminators(
-                    arguments.discriminator_periods,
-                    arguments.discriminator_fft_sizes,
-                    arguments.discriminator_rates,
-                    arguments.discriminator_channel_factor,
-                ).to(arguments.device)
-        self.discriminators_wrapped: nn.Module | None = None
-        self.discriminator_optimizer = self.discriminator_scheduler = None
+        is_adversarial = arguments.generator_weight or arguments.feature_matching_weight
+        self.discriminators = self._build_discriminators() if is_adversarial else None
         self._micro_batches: list[dict[str, Tensor]] = []
         self._code_counts: list[Tensor] = []
+
+    def _build_discriminators(self) -> DiscriminatorTraining:
+        """Random ones; what the codec draws does not depend on there being any."""
+        arguments = self.args
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(arguments.seed)  # `torch.manual_seed` would seed the GPUs as well
+            network = CodecDiscriminators(
+                arguments.discriminator_periods,
+                arguments.discriminator_fft_sizes,
+                arguments.discriminator_rates,
+                arguments.discriminator_channel_factor,
+            )
+        return DiscriminatorTraining(network.to(arguments.device), arguments.discriminator_max_grad_norm)
 
     def _check_arguments(self):
         arguments, config = self.args, self.model.config
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError(
-                "HASRD trains two networks with an optimizer each, which DeepSpeed and FSDP do not carry: start with "
-                "recipes/accelerate/ddp.yaml or cpu.yaml."
+                "HASRD trains two networks with an optimizer each, but Transformers' Trainer builds one DeepSpeed "
+                "engine and wraps one model in FSDP: start with recipes/accelerate/ddp.yaml or cpu.yaml."
             )
         if arguments.fp16:
             raise ValueError("fp16 scales one optimizer's gradients, and here are two: use --bf16, or neither.")
@@ -192,11 +187,28 @@ class HasrdTrainer(SpeechTrainer):
         outputs = model(
             **{name: inputs[name]},
             attention_mask=inputs["attention_mask"],
+            depths=self.draw_depths(inputs["seeds"]),
             first_tokens=inputs["first_tokens"],
             num_tokens=-(-samples // self.model.config.samples_per_token),
         )
         outputs.audio_values = outputs.audio_values[:, :samples]
         return outputs
+
+    def draw_depths(self, seeds: Tensor) -> Tensor | None:
+        """
+        How many acoustic books each utterance uses at this step `(batch,)`: `quantizer_dropout` as `HasrdModel` has
+        it, but drawn for each utterance from its seed `(batch,)`. None, all of them, when not in training.
+        """
+        config = self.model.config
+        if not (self.model.training and config.quantizer_dropout and config.num_acoustic_books):
+            return None
+        fewest, most = 0 if config.num_semantic_codes else 1, config.num_acoustic_books
+        depths = []
+        for seed in seeds.tolist():
+            generator = torch.Generator().manual_seed(self.step_seed(seed))
+            is_short = float(torch.rand((), generator=generator)) < config.quantizer_dropout
+            depths.append(int(torch.randint(fewest, most + 1, (), generator=generator)) if is_short else most)
+        return torch.tensor(depths, device=seeds.device)
 
     def codec_loss(self, waveforms: Tensor, outputs: HasrdOutput, counts: dict[str, Tensor]) -> Tensor:
         """Weighted sum of `terms`, which are logged; multiplied by the processes whose gradients are averaged."""
@@ -212,59 +224,26 @@ class HasrdTrainer(SpeechTrainer):
                 made, waveforms, args.mel_windows, args.mel_bins, self.model.config.sampling_rate, counts["segments"]
             )
         if self.discriminators is not None:
-            terms |= self.adversarial_terms(waveforms, made, counts["segments"])
+            names = {name for name in ("generator", "feature_matching") if self.weight_of(name)}
+            terms |= self.discriminators.codec_terms(waveforms, made, counts["segments"], names)
         if args.commitment_weight:
             terms["commitment"] = outputs.commitment_loss.sum() / counts["tokens"]
         if args.codebook_weight:
             terms["codebook"] = outputs.codebook_loss.sum() / counts["tokens"]
         return terms
 
-    def adversarial_terms(self, waveforms: Tensor, made: Tensor, num_segments: Tensor) -> dict[str, Tensor]:
-        """What the discriminators, which stand still, say of reconstructions `(batch, samples)`."""
-        terms = {}
-        self.discriminators.requires_grad_(False)
-        made_maps = self.discriminators(made)
-        if self.args.generator_weight:
-            terms["generator"] = generator_loss(made_maps, num_segments)
-        if self.args.feature_matching_weight:
-            with torch.no_grad():
-                real_maps = self.discriminators(waveforms)
-            terms["feature_matching"] = feature_matching_loss(real_maps, made_maps, num_segments)
-        self.discriminators.requires_grad_(True)
-        return terms
-
     def train_discriminators(self, waveforms: Tensor, made: Tensor, counts: dict[str, Tensor]):
         """
-        One step of the discriminators' optimizer, on all micro-batches.
+        Their step, on all micro-batches.
 
         waveforms, made: of the first micro-batch `(batch, samples)`; the others are reconstructed here.
         """
-        discriminators, pairs = self.discriminators_wrapped, [(waveforms, made)]
+        pairs = [(waveforms, made)]
         for batch in self._micro_batches[1:]:
             batch = self._prepare_inputs(batch)
             with torch.no_grad():
                 pairs.append((batch["waveforms"], self.reconstruct(self.model, batch).audio_values))
-        for index, pair in enumerate(pairs):
-            is_last = index == len(pairs) - 1
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(discriminators):
-                loss = self.discriminator_loss(discriminators, *pair, counts["segments"]) * self.num_replicas
-                self.accelerator.backward(loss)
-            self.log_terms({"discriminator": loss})
-        state, is_synced = self.accelerator.gradient_state, self.accelerator.sync_gradients
-        state._set_sync_gradients(True)  # else optimizers rest until the last micro-batch
-        norm = self.accelerator.clip_grad_norm_(discriminators.parameters(), self.args.discriminator_max_grad_norm)
-        self.discriminator_optimizer.step()
-        self.discriminator_scheduler.step()
-        self.discriminator_optimizer.zero_grad()
-        state._set_sync_gradients(is_synced)
-        self.log_terms({"discriminator_grad_norm": norm})
-
-    def discriminator_loss(self, discriminators, waveforms: Tensor, made: Tensor, num_segments: Tensor) -> Tensor:
-        """Real and made segments go through in one pass: gradients are averaged over processes after each."""
-        maps = discriminators(torch.cat([waveforms, made]))
-        real = [[each[: len(waveforms)] for each in of_one] for of_one in maps]
-        made = [[each[len(waveforms) :] for each in of_one] for of_one in maps]
-        return discriminator_loss(real, made, num_segments)
+        self.log_terms(self.discriminators.step(pairs, counts["segments"], self.num_replicas))
 
     # --- optimizers, schedules, checkpoints ---
 
@@ -287,57 +266,38 @@ class HasrdTrainer(SpeechTrainer):
 
     def _prepare_discriminators(self, max_steps: int):
         """Their optimizer, of the codec's kind, and what makes them one over all processes."""
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.discriminators)
-        decayed = set(self.get_decay_parameter_names(self.discriminators))
+        network = self.discriminators.network
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, network)
+        decayed = set(self.get_decay_parameter_names(network))
         groups = [
             dict(
-                params=[
-                    each for name, each in self.discriminators.named_parameters() if (name in decayed) == is_decayed
-                ],
+                params=[each for name, each in network.named_parameters() if (name in decayed) == is_decayed],
                 weight_decay=self.args.weight_decay * is_decayed,
             )
             for is_decayed in (True, False)
         ]
-        self.discriminators_wrapped, self.discriminator_optimizer = self.accelerator.prepare(
-            self.discriminators, kind(groups, **options)
+        self.discriminators.prepare(
+            self.accelerator, kind(groups, **options), lambda made: self.exponential_schedule(made, max_steps)
         )
-        self.discriminator_scheduler = self.exponential_schedule(self.discriminator_optimizer, max_steps)
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.discriminators is not None and self.args.should_save:
-            save_file(self.discriminators.state_dict(), os.path.join(output_dir, DISCRIMINATOR_WEIGHTS))
-            for name, part in self._discriminator_states().items():
-                torch.save(part.state_dict(), os.path.join(output_dir, name))
+            self.discriminators.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.discriminators is None:
-            return
-        missing = [
-            name
-            for name in (DISCRIMINATOR_WEIGHTS, *self._discriminator_states())
-            if not Path(checkpoint, name).is_file()
-        ]
-        if missing:
-            raise FileNotFoundError(
-                f"{checkpoint} lacks {', '.join(missing)}: it was written without discriminators or with "
-                "save_only_model, and cannot be resumed with them."
-            )
-        self.discriminators.load_state_dict(load_file(os.path.join(checkpoint, DISCRIMINATOR_WEIGHTS)))
-        for name, part in self._discriminator_states().items():
-            part.load_state_dict(torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True))
-
-    def _discriminator_states(self) -> dict:
-        """By file name what is saved of them beside their weights."""
-        return {
-            DISCRIMINATOR_OPTIMIZER: self.discriminator_optimizer,
-            DISCRIMINATOR_SCHEDULER: self.discriminator_scheduler,
-        }
+        if checkpoint is not None and self.discriminators is not None:
+            self.discriminators.load(checkpoint)
 
     def _run_epoch(self, *, epoch: int, **kwargs):
         self.data_collator.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
+
+    def train(self, *args, **kwargs):
+        """`SpeechTrainer.train`; codes that an earlier run left uncounted are forgotten."""
+        self._code_counts = []
+        return super().train(*args, **kwargs)
 
     # --- what is logged and measured ---
 

@@ -21,6 +21,7 @@ class HasrdCTCTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="constant", metadata={"help": "The paper names no schedule."})
     max_steps: int = field(default=30_000, metadata={"help": '"30K iterations"'})
     per_device_train_batch_size: int = field(default=32, metadata={"help": '"a batch size of 32", of all processes.'})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "0 is no bound: the paper names none."})
     keep_representations: bool = field(
         default=False, metadata={"help": "Compute the frozen representations once and keep them in memory."}
     )
