@@ -16,11 +16,13 @@ from tables_hasrd import (
     LAYERS,
     METHOD,
     NORMALIZATIONS,
+    PAPER_TABLE3,
+    PAPER_TABLE4,
+    PARTS,
     RVQ,
     TABLE4_COLUMNS,
     TABLES,
     comparison_of,
-    corpora_in,
     distances_by_books,
     encoder_name,
     goals,
@@ -47,7 +49,7 @@ RECIPES = {  # presets, and the dataclasses of their arguments
     "train_hasrd.py": (CODEC_PRESETS, (CodecRecipeArguments, HasrdTrainingArguments)),
     "train_hasrd_ctc.py": (PROBE_PRESETS, (ProbeRecipeArguments, HasrdCTCTrainingArguments)),
 }
-# as printed: Table 1 and 2 are of audio (mel and STFT distance, ViSQOL), Table 3 is CER and WER of latents and tokens
+# as printed, of audio: kbps, parameters in M, memory, inference, mel and STFT distance, ViSQOL
 PAPER_TABLE1 = {
     "DAC, segments of 0.4 s": ("2.79", "76.6", "", "", "0.75", "1.55", "4.22"),
     "DAC (baseline)": ("2.79", "76.6", "", "", "0.66", "1.45", "4.45"),
@@ -57,17 +59,6 @@ PAPER_TABLE1 = {
     "HASRD (BestRQ+) (Table 2)": ("3.1", "99.5", "", "", "0.64", "1.48", "4.50"),
     "HASRD (HuBERT) (Table 2)": ("4.5", "131.7", "", "", "0.76", "1.57", "4.30"),
 }
-PAPER_TABLE3 = {
-    "Fbank": ("", "", "11.8", "35.8", "", ""),
-    "DAC": ("76.6", "", "14.6", "43.8", "52.6", "92.6"),
-    "BestRQ (baseline)": ("106.0", "global", "4.9", "17.3", "12.8", "38.3"),
-    "BestRQ+, global": ("62.0", "global", "3.7", "13.2", "12.6", "37.4"),
-    "BestRQ+, sentence": ("62.0", "sentence", "3.6", "12.6", "9.3", "28.0"),
-    "SpeechTokenizer": ("103.7", "", "6.5", "21.5", "7.1", "23.0"),
-    "HASRD (BestRQ+)": ("141.6", "sentence", "3.4", "12.0", "6.4", "21.0"),
-    "HASRD (HuBERT)": ("131.7", "", "2.1", "7.4", "3.3", "11.3"),
-}
-PAPER_TABLE4 = {"Combined": ("0.92", "24.2"), "Acoustic": ("0.67", "70.2"), "Semantic": ("0.15", "21.0")}
 
 
 def setting(results: Results) -> str:
@@ -104,15 +95,15 @@ def presets() -> str:
     )
 
 
-def table(results: Results, name: str, columns: dict[str, str]) -> str:
-    """One table on each corpus that it was measured on, with those columns that have a figure."""
+def table(results: Results, name: str, columns: dict[str, str], title: str | None = None) -> str:
+    """One table on each corpus that it was measured on, of columns that have a figure. title: of its picture."""
     shown, text = with_table4(results), ""
     for corpus in corpora_of(shown, (name,)):
         found = {metric for run in shown.find(table=name, corpus=corpus) for metric in run.metrics}
         titles = {metric: title for metric, title in columns.items() if metric in found}
         entries = [(name, row) for row in TABLES[name]]
         text += f"`{corpus}`, test split:\n\n{result_table(shown, corpus, entries, titles, (), paper_figures)}\n"
-    return text or NOTHING
+    return text + (picture(title, name).lstrip() if title else "") if text else NOTHING
 
 
 def picture(title: str, name: str) -> str:
@@ -236,13 +227,46 @@ def counts(results: Results) -> str:
 
 
 def semantic_layer(results: Results) -> str:
-    """Which layers were chosen."""
+    """Which layers are the best on validation, and which others have k-means."""
     lines = []
     for normalization in NORMALIZATIONS:
-        row = dict(table="table3", row=encoder_name(normalization, BEST))
-        found = {run.metrics["layer"] for corpus in corpora_in(results) for run in results.find(**row, corpus=corpus)}
-        lines += [f"{normalization} normalization: layer {layer:.0f}" for layer in sorted(found)]
-    return f"Chosen on validation: {'; '.join(lines)}.\n" if lines else NOTHING
+        found = {
+            f"layer {run.metrics['layer']:.0f}": "the best on validation" if row == BEST else "as given, not chosen"
+            for row in PARTS
+            for run in results.find(table="table3", row=encoder_name(normalization, row))
+            if "layer" in run.metrics
+        }
+        lines += [f"{normalization} normalization: {layer}, {why}" for layer, why in found.items()]
+    return f"{'; '.join(lines)}.\n" if lines else NOTHING
+
+
+def windows(results: Results) -> str:
+    """How many tokens are the same in windows and in one pass."""
+    header, lines = [""], []
+    for run in results.find(table="codec", seed=0):
+        shares = {name: value for name, value in run.metrics.items() if name.startswith("window_agreement/")}
+        if shares:
+            header = max(header, ["", *[f"book {name.rpartition('_')[2]}" for name in shares]], key=len)
+            seconds = f"{run.metrics['window_seconds']:.0f} s of `{run.corpus}`"
+            lines.append([f"{run.row}, {seconds}", *[f"{value:.1f}" for value in shares.values()]])
+    return markdown_table(header, lines) if lines else NOTHING
+
+
+def speed(results: Results) -> str:
+    """Why the codecs are no faster: what an encoder could save at most, beside a decoder like DAC's."""
+    measured, text = {entry["name"]: entry for entry in results.benchmarks}, ""
+    for codec in ("fbank_sepconv", "fbank"):
+        entries = [measured.get(f"{part}_dac_vs_{codec}") for part in ("codec", "encoder", "decoder")]
+        if None not in entries:
+            whole, encoder, decoder = entries
+            dac, decoding = whole["seconds"]["dac"], decoder["seconds"]
+            text += (
+                f"\n`{codec}`, {whole['ratio']:.2f} times as fast as DAC, {whole['target']} being the target: its "
+                f"encoder is {encoder['ratio']:.1f} times as fast, its decoder {decoder['ratio']:.2f} times. Decoding "
+                f"takes {100 * decoding['dac decoder'] / dac:.0f} % of DAC's time, so that with this decoder and an "
+                f"encoder that takes no time it would be {dac / decoding[f'{codec} decoder']:.2f} times.\n"
+            )
+    return text
 
 
 def sections(results: Results) -> dict[str, Callable[[], str]]:
@@ -255,15 +279,16 @@ def sections(results: Results) -> dict[str, Callable[[], str]]:
         "layer": lambda: semantic_layer(results),
         "table3": lambda: table(results, "table3", COLUMNS),
         "layers": lambda: layers(results),
-        "table4": lambda: table(results, "table4", TABLE4_COLUMNS),
+        "table4": lambda: table(results, "table4", TABLE4_COLUMNS, "What the books hold"),
         "books": lambda: books(results),
+        "windows": lambda: windows(results),
         "voices": lambda: voices(results),
         "spectrograms": lambda: spectrograms(results),
         "resynthesis": lambda: resynthesis(results),
-        "first_book": lambda: table(results, "first_book", COLUMNS),
+        "first_book": lambda: table(results, "first_book", COLUMNS, "What is read in the first book"),
         "bootstrap": lambda: comparisons(results),
         "figure2": lambda: figure2(results),
         "paper": paper_tables,
         "counts": lambda: counts(results),
-        "benchmarks": lambda: benchmarks(results),
+        "benchmarks": lambda: benchmarks(results) + speed(results),
     }

@@ -10,10 +10,11 @@ codec has encoded and decoded, from all of its books and from some (here the rec
     python recipes/evaluate_hasrd_ctc.py --model outputs/mini_ctc --dataset ../shared/data/an4 \\
         --resynthesis outputs/mini_hasrd --books all acoustic semantic
 
-Writes `evaluation.json`, with `wer` and `cer` in percent, or `wer/semantic` and so on, the weights of the layers where
-they were learned (Fig. 2), and `evaluation_utterances.json`, with each utterance's word errors, into `--output_dir`:
-what `trainers/bootstrap.py` compares two models with. Two CPU cores, mini: less than a minute for ten minutes of
-speech, and about another for each subset of books.
+Writes `evaluation.json`, with `wer` and `cer` in percent, or `wer/semantic` and so on, `wer_low` and `wer_high`, the
+ends of the 95 % interval over utterances, the weights of the layers where they were learned (Fig. 2), and
+`evaluation_utterances.json`, with each utterance's word errors, into `--output_dir`: what `trainers/bootstrap.py`
+compares two models with. Two CPU cores, mini: less than a minute for ten minutes of speech, and about another for each
+subset of books.
 """
 
 import json
@@ -24,14 +25,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from evaluate_factored_asr import transcribe
-from evaluate_hasrd import format_table
+from evaluate_hasrd import format_table, interval, reconstruct
 from evaluate_hasrd import load_model as load_codec
 from evaluate_stable_token import corpus_label
-from resynthesize import resynthesize
-from tqdm.auto import tqdm
 from transformers import AutoConfig, HfArgumentParser
 
 from clearspeech.modeling.modeling_hasrd_ctc import HasrdForCTC
+from clearspeech.processing.loudness import bring_to_level
 from clearspeech.processing.perturbation import utterance_seed
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.trainers.bootstrap import WordErrors, count_word_errors
@@ -73,17 +73,22 @@ def load_model(folder: str, device: str) -> tuple[HasrdForCTC, FactoredASRProces
     return HasrdForCTC.from_pretrained(folder).eval().to(device), FactoredASRProcessor.from_pretrained(folder)
 
 
-def make_views(waveforms: list[np.ndarray], args: EvaluationArguments) -> dict[str, list[np.ndarray]]:
-    """What is recognized, by name: the waveforms `(samples,)` as they are, or from each subset of a codec's books."""
+def recognize(
+    model: HasrdForCTC, processor: FactoredASRProcessor, waveforms: list[np.ndarray], args: EvaluationArguments
+) -> dict[str, list[str]]:
+    """Transcripts by name: of the waveforms `(samples,)` as they are, or from each subset of a codec's books."""
     if args.resynthesis is None:
-        return {RECORDING: waveforms}
+        return {RECORDING: transcribe(model, processor, waveforms, args.batch_size)}
     codec, extractor = load_codec(args.resynthesis, args.device)
-    views = {}
-    for name in args.books:
-        books = int(name) if name.isdigit() else name
-        progress = tqdm(waveforms, desc=f"resynthesize, books {name}", leave=False)
-        views[name] = [resynthesize(codec, extractor, waveform, books)[0] for waveform in progress]
-    return views
+    subsets = {name: int(name) if name.isdigit() else name for name in args.books}
+    texts = {name: [""] * len(waveforms) for name in subsets}
+    levelled = [bring_to_level(each).numpy() for each in waveforms]  # as the codec was trained
+    for rows, made in reconstruct(codec, extractor, levelled, subsets.values()):
+        for name, books in subsets.items():
+            heard = transcribe(model, processor, [each.numpy() for each in made[books]], args.batch_size)
+            for row, text in zip(rows, heard, strict=True):
+                texts[name][row] = text
+    return texts
 
 
 def measure(
@@ -93,12 +98,13 @@ def measure(
     waveforms = [np.array(row["audio"], dtype=np.float32) for row in corpus]
     references, seeds = list(corpus.select_columns("text")["text"]), [utterance_seed(each) for each in waveforms]
     metrics, errors = {}, {}
-    for name, view in make_views(waveforms, args).items():
-        texts = transcribe(model, processor, view, args.batch_size, title=name)
+    for name, texts in recognize(model, processor, waveforms, args).items():
         figures = WordErrorRate().compute(predictions=texts, references=references)
         figures |= CharacterErrorRate().compute(predictions=texts, references=references)
-        metrics |= {rate if name == RECORDING else f"{rate}/{name}": value for rate, value in figures.items()}
         errors[name] = count_word_errors(seeds, texts, references)
+        low, high = interval(errors[name].errors, errors[name].words)
+        figures |= {"wer_low": 100 * low, "wer_high": 100 * high}
+        metrics |= {rate if name == RECORDING else f"{rate}/{name}": value for rate, value in figures.items()}
     return metrics, errors
 
 

@@ -4,6 +4,9 @@ Train and measure HASRD's mini on real speech: Tables 3 and 4, Fig. 2, and a cod
     python recipes/reproduce_hasrd.py --jobs 2
     python recipes/reproduce_hasrd.py --rows HASRD "RVQ alone" --layer 4
 
+`--rows` may leave out the layers of `global`: its k-means is then of the layer that is best with the other
+normalization, and brings the recognizer of that one layer with it, so that the two are still compared.
+
 In this order, as each stage needs the one before it:
 
 1. two BEST-RQ encoders, with features normalized per sentence and globally (`--best_rq_flags` go to this recipe);
@@ -18,14 +21,18 @@ In this order, as each stage needs the one before it:
 Writes into `hub_cards/results/hasrd.json`:
 
 * `table3`, `layers`: WER and CER of latents and of k-means, sentence and global normalization;
-* `codec`: distances and similarity of voices by number and kind of books; `table4`: WER of the tokens' recognizers;
-  `resynthesis`: WER of Fbank's recognizer, trained on recordings, on audio from all books and from some;
+* `codec`: distances and similarity of voices by number and kind of books, and how many tokens are the same in windows
+  and in one pass; `table4`: WER of the tokens' recognizers; `resynthesis`: WER of Fbank's recognizer, trained on
+  recordings, on audio from all books and from some;
 * `first_book`: the semantic book against the first residual book of RVQ alone;
 * `figure2`: the layers' weights for reconstruction and for ASR; `pretraining`: BEST-RQ's loss on validation;
 * `bootstrap`: changes of the WER with their 95 % intervals over utterances.
 
 Rows whose entries are in the results file with the same command and base are skipped; an interrupted one goes on from
-its last checkpoint, whatever stopped it. Pictures go to `--figures`; `recipes/write_card.py` then writes the card.
+its last checkpoint, whatever stopped it. What starts from a model that failed, or from a folder that holds another
+training, is left out and named; all the rest goes on. Pictures go to `--figures`; `recipes/write_card.py` then writes
+the card.
+
 Hardware: one CPU core per job; 2 encoders, 2 codecs and 21 recognizers, 5 to 7 hours on two cores.
 """
 
@@ -33,11 +40,12 @@ import argparse
 import fcntl
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from figures_hasrd import draw_pictures
 from fit_semantic_codebook import PRESETS as FIT_PRESETS
 from record_hasrd import (
     keep_spectrograms,
@@ -45,24 +53,23 @@ from record_hasrd import (
     store_layer_weights,
     store_pretraining,
     store_resynthesis,
+    store_table3,
 )
 from table_runs import (
     Job,
     Row,
     add_shared_arguments,
     chosen_rows,
-    exit_on_failures,
     fill_in_corpora,
     folder_name,
-    is_trained,
     labels_of,
     recorded,
     run_all,
     train_once,
+    trained_command,
 )
 from tables_hasrd import (
     ACOUSTIC,
-    BEST,
     CHOSEN,
     COMBINED,
     FBANK,
@@ -75,13 +82,12 @@ from tables_hasrd import (
     SEMANTIC,
     WEIGHTED,
     best_layer,
-    draw_pictures,
     encoder_name,
     format_tables,
     layer_name,
 )
 
-from clearspeech.trainers.results import read_results, update_results
+from clearspeech.trainers.results import Results, read_results
 
 BASES = {each: encoder_name(each) for each in NORMALIZATIONS}  # encoders; their books are `KMEANS` of them
 NO_SEMANTIC_BOOK = f"{RVQ}, untrained"
@@ -218,16 +224,16 @@ def make_all(stages: dict[str, Stage], jobs: int) -> list[str]:
         for name, future in [(name, pool.submit(make, stage)) for name, stage in stages.items()]:
             try:
                 future.result()
-            except RuntimeError as error:
+            except (RuntimeError, FileNotFoundError) as error:
                 failures.append(f"{name}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
     return failures
 
 
 def plan_jobs(args: argparse.Namespace, rows: Iterable[HasrdRow], folders: Mapping[str, Path]) -> list[Job]:
-    """The chosen ones of some rows; folders: where what they are trained on lies, by its name."""
+    """The jobs of some rows; folders: where what they are trained on lies, by its name."""
     jobs = []
-    for row, seed in chosen_rows(tuple(rows), args.rows, args.seeds):
+    for row, seed in [(each, seed) for each in rows for seed in each.seeds]:
         folder = str(folders[row.source])
         recipe = "recipes/train_hasrd.py" if row.is_codec else "recipes/train_hasrd_ctc.py"
         dataset = args.codec_dataset if row.is_codec else args.dataset
@@ -252,22 +258,20 @@ def plan_jobs(args: argparse.Namespace, rows: Iterable[HasrdRow], folders: Mappi
     return jobs
 
 
-def choose_layers(args: argparse.Namespace) -> dict[str, int]:
+def choose_layers(args: argparse.Namespace, measured: Results, chosen: Collection[str]) -> dict[str, int]:
     """
-    `--layer`, or the best on validation; a normalization whose layers are not measured has none. Its test figures go
-    into the results as Table 3's.
+    The semantic layer of each normalization: `--layer`, or the best on validation. A normalization none of whose
+    layers is among the `chosen` rows takes that of the paper's normalization; one whose layers should be measured, but
+    are not all of them, has none.
     """
-    results, layers, shown = read_results(args.results, METHOD), {}, []
-    for normalization in NORMALIZATIONS:
-        layer = best_layer(results, normalization, labels_of(args.test_dataset)) if args.layer is None else args.layer
-        if layer is not None:
-            layers[normalization] = layer
-            for run in results.find(table="layers", row=layer_name(normalization, layer)):
-                name, metrics = encoder_name(normalization, BEST), run.metrics | {"layer": layer}
-                shown.append(replace(run, table="table3", row=name, metrics=metrics))
-    if shown:
-        update_results(args.results, METHOD, shown)
-    return layers
+    if args.layer is not None:
+        return dict.fromkeys(NORMALIZATIONS, args.layer)
+    labels = labels_of(args.test_dataset)
+    best = {each: best_layer(measured, each, labels) for each in NORMALIZATIONS}
+    for normalization, layer in best.items():
+        if layer is None and not {row.name for row in layer_rows(normalization)} & {*chosen}:
+            best[normalization] = best[CHOSEN]
+    return {normalization: layer for normalization, layer in best.items() if layer is not None}
 
 
 def encoder_of(source: str) -> str:
@@ -275,44 +279,102 @@ def encoder_of(source: str) -> str:
     return BASES["global"] if source.startswith(BASES["global"]) else BASES[CHOSEN]
 
 
-def run_rows(args: argparse.Namespace) -> tuple[list[str], list[Job]]:
-    """All stages, as far as the chosen rows need them. Returns what failed, and why, and all jobs."""
-    failures, jobs = [], []
-    folders = {codec: args.runs / folder_name(codec, 0) for codec in (HASRD, RVQ)}
+@dataclass
+class Work:
+    """
+    What is done of the chosen rows. made: folders, by name of row or stage, of what is trained as this command line
+    has it, chosen or not; commands: as it is recorded, of each row that can be trained.
+    """
 
-    def chosen(rows: tuple[HasrdRow, ...]) -> list[HasrdRow]:
-        return [row for row, _ in chosen_rows(rows, args.rows, args.seeds)]
+    args: argparse.Namespace
+    chosen: set[str]
+    made: dict[str, Path] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
-    def run_phase(stages: dict[str, Stage], needed: set[str], rows: tuple[HasrdRow, ...]) -> None:
-        failures.extend(make_all({name: stage for name, stage in stages.items() if name in needed}, args.jobs))
-        folders.update({name: stage.folder for name, stage in stages.items()})
-        made = [row for row in chosen(rows) if row.source in folders and is_trained(folders[row.source])]
-        missing = [row for row in chosen(rows) if row not in made]
-        failures.extend(f"{row.name}: there is no {row.source} to start from" for row in missing)
-        planned = plan_jobs(args, made, folders)
-        jobs.extend(planned)
-        failures.extend(run_all(planned, args, METHOD))
+    def make(self, stages: Mapping[str, Stage], needed: Collection[str]) -> None:
+        """Make the needed stages whose base is made."""
+        ready = {name: stage for name, stage in stages.items() if stage.base in (None, *self.made.values())}
+        self.failures += [f"{name}: there is no {stages[name].base} to start from" for name in needed - ready.keys()]
+        self.failures += make_all({name: stage for name, stage in ready.items() if name in needed}, self.args.jobs)
+        for name, stage in ready.items():
+            self.keep(name, stage.folder, recorded(stage.command, stage.base and str(stage.base)))
 
-    run_phase(plan_encoders(args), {encoder_of(row.source) for row in chosen(ROWS)}, ENCODER_ROWS)
-    layers = {each: layer for each, layer in choose_layers(args).items() if is_trained(folders[BASES[each]])}
-    run_phase(plan_books(args, layers), {row.source for row in chosen(CODEC_ROWS)}, CODEC_ROWS)
-    run_phase({}, set(), BOOK_ROWS)
-    return failures, jobs
+    def train(self, rows: Iterable[HasrdRow]) -> None:
+        """Train and measure the chosen ones of some rows, as far as what they start from is made."""
+        ready = [row for row in rows if row.source in self.made]
+        self.failures += [
+            f"{row.name}: there is no {row.source} to start from"
+            for row in rows
+            if row.name in self.chosen and row not in ready
+        ]
+        planned = plan_jobs(self.args, ready, self.made)
+        self.failures += run_all([job for job in planned if job.name in self.chosen], self.args, METHOD)
+        for job in planned:
+            self.commands[job.name] = recorded(job.command, job.base)
+            self.keep(job.name, self.args.runs / folder_name(job.name, job.seed), self.commands[job.name])
+
+    def keep(self, name: str, folder: Path, command: str) -> None:
+        """Others can start from a folder that holds this very training and its weights."""
+        if trained_command(folder) == command and (folder / "model.safetensors").exists():
+            self.made[name] = folder
+
+    def measured_layers(self) -> Results:
+        """Those results of `layers` that are of this command line."""
+        results = read_results(self.args.results, METHOD)
+        runs = [run for run in results.find(table="layers") if run.command == self.commands.get(run.row)]
+        return replace(results, runs=runs)
 
 
-def main() -> None:
-    args = parse_arguments()
-    failures, jobs = run_rows(args)
-    store_pretraining(args)
-    store_layer_weights(args)
-    failures += store_resynthesis(args) + store_comparisons(args)
-    results = read_results(args.results, METHOD)
-    draw_pictures(results, args.figures)
-    keep_spectrograms(args)
-    print(format_tables(results))
+def run_rows(args: argparse.Namespace) -> Work:
+    """
+    All stages, as far as the chosen rows need them.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    work = Work(args, {row.name for row, _ in chosen_rows(ROWS, args.rows, args.seeds)})
+
+    def sources(rows: Iterable[HasrdRow]) -> set[str]:
+        return {row.source for row in rows if row.name in work.chosen}
+
+    work.make(plan_encoders(args), set(map(encoder_of, sources(ROWS))))
+    work.train(ENCODER_ROWS)
+    layers = choose_layers(args, work.measured_layers(), work.chosen)
+    stages, needed = plan_books(args, layers), sources(CODEC_ROWS)
+    work.failures += [f"{name}: no layer is chosen for it" for name in sorted(needed - stages.keys())]
+    work.make(stages, needed & stages.keys())
+    of_clusters = [
+        layer_rows(each)[layer]
+        for each, layer in layers.items()
+        if encoder_name(each, KMEANS) in work.chosen and layer_name(each, layer) not in work.chosen
+    ]
+    work.chosen |= {row.name for row in of_clusters}
+    work.train((*of_clusters, *CODEC_ROWS))
+    work.train(BOOK_ROWS)
+    store_table3(args, work.measured_layers(), layers)
+    return work
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Rows, what is added to their results, and pictures. Returns what failed, and why."""
+    work = run_rows(args)
+    store_pretraining(args, work.made)
+    store_layer_weights(args, work.made)
+    failures = work.failures + store_resynthesis(args, work.made) + store_comparisons(args, work.made)
+    draw_pictures(read_results(args.results, METHOD), args.figures)
+    keep_spectrograms(args, work.made)
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    failures = run(args)
+    print(format_tables(read_results(args.results, METHOD)))
     for failure in failures:
         print(failure, file=sys.stderr)
-    exit_on_failures(failures, jobs)
+    if failures:
+        sys.exit(f"{len(failures)} failures; the same command goes on where they stopped.")
 
 
 if __name__ == "__main__":

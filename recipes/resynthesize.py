@@ -4,7 +4,8 @@ Encode a recording and decode it again, from all books of a codec or some of the
     python recipes/resynthesize.py in.wav out.wav --model outputs/hasrd --books semantic
 
 Hardware: one CPU core; a mini codec is faster than real time. The output is mono at 16 kHz, as long as the input, in
-the format that its name says. It is written whole or not at all, over what was there. What to expect of HASRD (section
+the format that its name says, and as loud as what the codec was trained on: features that are normalized per sentence
+carry no loudness. It is written whole or not at all, over what was there. What to expect of HASRD (section
 4.3): "semantic" alone is intelligible and of no speaker, "acoustic" alone is a speaker who says nothing.
 """
 

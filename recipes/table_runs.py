@@ -108,9 +108,18 @@ def fill_in_corpora(args: argparse.Namespace):
 
 
 def chosen_rows(rows: Sequence[Row], names: Iterable[str], seeds: Iterable[int] | None) -> list[tuple[Row, int]]:
-    """Rows and seeds in the order of work: every row once, then the further seeds."""
+    """
+    Rows and seeds in the order of work: every row once, then the further seeds.
+
+    Raises:
+        ValueError: the named rows have none of these seeds.
+    """
     by_seed = sorted((seed, index) for index, row in enumerate(rows) for seed in row.seeds if row.name in names)
-    return [(rows[index], seed) for seed, index in by_seed if seeds is None or seed in seeds]
+    chosen = [(rows[index], seed) for seed, index in by_seed if seeds is None or seed in seeds]
+    if not chosen:
+        known = ", ".join(map(str, sorted({seed for seed, _ in by_seed})))
+        raise ValueError(f"Nothing to do: these rows have the seeds {known}; got --seeds {' '.join(map(str, seeds))}.")
+    return chosen
 
 
 def recorded(command: Iterable[str], base_model: str | None) -> str:
@@ -174,6 +183,11 @@ def is_trained(folder: Path) -> bool:
     """Whether a training has come to its end in `folder`."""
     state = folder / "run.json"
     return state.exists() and json.loads(state.read_text())["trained"]
+
+
+def trained_command(folder: Path) -> str | None:
+    """The command, as `recorded`, of the training that has come to its end in `folder`; None where there is none."""
+    return json.loads((folder / "run.json").read_text())["command"] if is_trained(folder) else None
 
 
 def train_once(command: list[str], record: str, folder: Path, lock, going_on: Sequence[str] = ("--resume",)) -> None:
@@ -254,7 +268,7 @@ def run_all(jobs: Sequence[Job], args: argparse.Namespace, method: str) -> list[
         for job, future in [(job, pool.submit(run, job, args, method)) for job in jobs]:
             try:
                 future.result()
-            except RuntimeError as error:
+            except (RuntimeError, FileNotFoundError) as error:
                 failures.append(f"{job.name}, seed {job.seed}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
     return failures

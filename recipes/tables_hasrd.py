@@ -1,19 +1,16 @@
 """
-HASRD's tables, goals and pictures, made of its results: the names of the rows, the paper's figures, the layer that is
-best on validation. For `recipes/reproduce_hasrd.py`, which measures them, and `recipes/card_hasrd.py`.
+HASRD's tables and goals, made of its results: the names of the rows, the paper's figures, the layer that is best on
+validation. For `recipes/reproduce_hasrd.py`, which measures them, `recipes/figures_hasrd.py` and
+`recipes/card_hasrd.py`.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pretrain_best_rq import PRESETS as BEST_RQ_PRESETS
 from table_runs import Goal, format_goals, format_table
 
 from clearspeech.trainers.bootstrap import Estimate
-from clearspeech.trainers.figures import COLOURS, save_figure
 from clearspeech.trainers.results import Results, Run
 
 METHOD = "hasrd"
@@ -37,10 +34,11 @@ def layer_name(normalization: str, layer: int) -> str:
 
 
 BEST, KMEANS, WEIGHTED = "best layer", "k-means", "weighted layers"
+PARTS = (BEST, *[f"layer {layer}" for layer in LAYERS], KMEANS)  # numbers: k-means' layers that are not the best
 TABLES = {
     "table3": (
         FBANK,
-        *[encoder_name(each, part) for each in reversed(NORMALIZATIONS) for part in (BEST, KMEANS)],
+        *[encoder_name(each, part) for each in reversed(NORMALIZATIONS) for part in PARTS],
         encoder_name(CHOSEN, WEIGHTED),
     ),
     "table4": TOKENS,
@@ -55,18 +53,28 @@ TABLE4_COLUMNS = {
     "mel_distance": "mel distance",
     "stft_distance": "STFT distance",
 }
-# LibriSpeech's test-clean: WER and CER of latents and of k-means; speaker similarity and WER of HASRD's tokens
+# as printed, LibriSpeech's test-clean: parameters in M, normalization, CER and WER of latents, of k-means or books
 PAPER_TABLE3 = {
-    FBANK: (35.8, 11.8),
-    encoder_name("global", BEST): (13.2, 3.7),
-    encoder_name("global", KMEANS): (37.4, 12.6),
-    encoder_name("sentence", BEST): (12.6, 3.6),
-    encoder_name("sentence", KMEANS): (28.0, 9.3),
+    "Fbank": ("", "", "11.8", "35.8", "", ""),
+    "DAC": ("76.6", "", "14.6", "43.8", "52.6", "92.6"),
+    "BestRQ (baseline)": ("106.0", "global", "4.9", "17.3", "12.8", "38.3"),
+    "BestRQ+, global": ("62.0", "global", "3.7", "13.2", "12.6", "37.4"),
+    "BestRQ+, sentence": ("62.0", "sentence", "3.6", "12.6", "9.3", "28.0"),
+    "SpeechTokenizer": ("103.7", "", "6.5", "21.5", "7.1", "23.0"),
+    "HASRD (BestRQ+)": ("141.6", "sentence", "3.4", "12.0", "6.4", "21.0"),
+    "HASRD (HuBERT)": ("131.7", "", "2.1", "7.4", "3.3", "11.3"),
 }
-PAPER_TABLE4 = {COMBINED: (0.92, 24.2), ACOUSTIC: (0.67, 70.2), SEMANTIC: (0.15, 21.0)}
+PAPER_TABLE4 = {COMBINED: ("0.92", "24.2"), ACOUSTIC: ("0.67", "70.2"), SEMANTIC: ("0.15", "21.0")}  # SIM, WER
+LATENT, QUANTIZED = slice(2, 4), slice(4, 6)  # of the paper's Table 3, CER and WER
+PAPER_PLACES = {FBANK: ("Fbank", LATENT)} | {  # by our row in Table 3
+    encoder_name(each, part): (encoder_name(each), place)
+    for each in NORMALIZATIONS
+    for part, place in ((BEST, LATENT), (KMEANS, QUANTIZED))
+}
 # by name: the rows whose trainings are compared, the first being the baseline, and where the second one stands
+FIRST_BOOK = "semantic book against the first of RVQ alone"
 COMPARISONS = {
-    "semantic book against the first of RVQ alone": (
+    FIRST_BOOK: (
         (f"{RVQ}, first book", encoder_name(CHOSEN, KMEANS)),
         ("first_book", HASRD),
     ),
@@ -76,13 +84,24 @@ COMPARISONS = {
         ("table3", encoder_name("sentence", KMEANS)),
     ),
 }
+# what was to be reached in sizes: Table 1's to the digits that it prints; and in costs, by the benchmark's name
+SIZE_LIMITS = {"DAC (baseline)": 0.1, "DAC+fbank": 0.1, "DAC+fbank+SepConv": 0.1}
+SIZE_LIMITS |= {"BestRQ+": 3.0, "HASRD (BestRQ+)": 3.0, "HASRD (HuBERT)": 3.0}
+COSTS = {
+    "codec_dac_vs_fbank_sepconv": "fbank + SepConv: so many times as fast as DAC, on a CPU",
+    "codec_dac_vs_fbank": "fbank: so many times as fast as DAC, on a CPU",
+    "training_memory_fbank_sepconv_vs_dac": "fbank + SepConv: memory in training, DAC's being 1",
+    "training_memory_fbank_vs_dac": "fbank: memory in training, DAC's being 1",
+}
+BOUNDS = {"at least": ">=", "at most": "<="}
 
 
 def paper_figures(table: str, row: str) -> dict[str, float]:
     """The paper's figures for a row under our metric names, on test-clean; empty where it prints none."""
-    if table == "table3":
-        return dict(zip(("wer", "cer"), PAPER_TABLE3.get(row, ())))
-    return dict(zip(("similarity", "wer"), PAPER_TABLE4[row])) if table == "table4" else {}
+    if table == "table3" and row in PAPER_PLACES:
+        printed, place = PAPER_PLACES[row]
+        return dict(zip(("cer", "wer"), map(float, PAPER_TABLE3[printed][place])))
+    return dict(zip(("similarity", "wer"), map(float, PAPER_TABLE4[row]))) if table == "table4" else {}
 
 
 def corpora_in(results: Results) -> list[str]:
@@ -91,46 +110,53 @@ def corpora_in(results: Results) -> list[str]:
 
 
 def best_layer(results: Results, normalization: str, corpora: list[str]) -> int | None:
-    """The layer with the lowest WER on validation, mean over the corpora; None where none was measured on all."""
+    """The layer with the lowest WER on validation, mean over the corpora; None unless all were measured on all."""
     errors = {}
     for layer in LAYERS:
         row = dict(table="layers", row=layer_name(normalization, layer))
         wers = [results.seeds_mean("validation/wer", **row, corpus=corpus) for corpus in corpora]
-        if wers and None not in wers:
-            errors[layer] = sum(wers) / len(wers)
-    return min(errors, key=errors.get) if errors else None
+        if not wers or None in wers:
+            return None
+        errors[layer] = sum(wers) / len(wers)
+    return min(errors, key=errors.get)
 
 
 def with_table4(results: Results) -> Results:
     """
     The results with Table 4's rows whole: beside the WER of the tokens' recognizer, the voice's similarity and the
-    distances of the audio, and its WER.
+    distances of the audio, and its WER; with the ends of their intervals as `wer_low` and `wer_high` and so on.
     """
     runs = [run for run in results.runs if run.table != "table4"]
+    ends = ("", "_low", "_high")
+    of_audio = (*[f"similarity{end}" for end in ends], "mel_distance", "stft_distance")
     for codec in results.find(table="codec", row=HASRD):
         for row, books in BOOKS.items():
             suffix, place = "" if books == "all" else f"/{books}", dict(row=row, corpus=codec.corpus)
-            found = {
-                name: codec.metrics.get(f"{name}{suffix}") for name in ("similarity", "mel_distance", "stft_distance")
-            }
-            found |= {name: results.seeds_mean(name, table="table4", **place) for name in ("wer", "cer")}
-            found["resynthesis_wer"] = results.seeds_mean("wer", table="resynthesis", **place)
+            found = {name: codec.metrics.get(f"{name}{suffix}") for name in of_audio}
+            found["cer"] = results.seeds_mean("cer", table="table4", **place)
+            for end in ends:
+                found[f"wer{end}"] = results.seeds_mean(f"wer{end}", table="table4", **place)
+                found[f"resynthesis_wer{end}"] = results.seeds_mean(f"wer{end}", table="resynthesis", **place)
             figures = {name: value for name, value in found.items() if value is not None}
             runs += [replace(codec, table="table4", row=row, metrics=figures)] if figures else []
     return replace(results, runs=runs)
 
 
 def goals(results: Results) -> Iterator[Goal]:
-    """What was to be reached, as far as it is measured; means over seeds."""
+    """What was to be reached, as far as it is measured: sizes and costs, then figures, means over seeds."""
+    yield from size_goals(results)
+    yield from cost_goals(results)
     whole = with_table4(results)
-
-    def pair(metric: str, table: str, left: str, right: str, corpus: str) -> tuple[float | None, float | None]:
-        return tuple(whole.seeds_mean(metric, table=table, row=row, corpus=corpus) for row in (left, right))
-
     best, kmeans = ([encoder_name(each, part) for each in NORMALIZATIONS] for part in (BEST, KMEANS))
+    same = [layer for layer in LAYERS if whole.find(table="table3", row=layer_name("global", layer))]
     asked = [
         ("WER of the best layer, that of Fbank", "wer", "<", "table3", best[0], FBANK),
         ("best layer: WER with sentence normalization, with global", "wer", "<", "table3", *best),
+        *[
+            (f"layer {layer}: WER with sentence normalization, with global", "wer", "<", "layers")
+            + tuple(layer_name(each, layer) for each in NORMALIZATIONS)
+            for layer in same
+        ],
         ("k-means: WER with sentence normalization, with global", "wer", "<", "table3", *kmeans),
         ("WER of semantic tokens, of acoustic ones", "wer", "<", "table4", SEMANTIC, ACOUSTIC),
         ("WER of semantic resynthesis, of acoustic", "resynthesis_wer", "<", "table4", SEMANTIC, ACOUSTIC),
@@ -139,10 +165,29 @@ def goals(results: Results) -> Iterator[Goal]:
         ("WER of the semantic book, of the first book of RVQ alone", "wer", "<", "first_book", HASRD, RVQ),
     ]
     for corpus in corpora_in(results):
-        for text, metric, relation, table, left, right in asked:
-            ours, limit = pair(metric, table, left, right, corpus)
+        for text, metric, relation, table, *rows in asked:
+            ours, limit = (whole.seeds_mean(metric, table=table, row=row, corpus=corpus) for row in rows)
             if ours is not None and limit is not None:
                 yield Goal(text, corpus, ours, relation, limit)
+
+
+def size_goals(results: Results) -> Iterator[Goal]:
+    """Sizes of the full-size models, off the paper's in percent."""
+    counts = {entry["name"]: entry for entry in results.counts}
+    for name, limit in SIZE_LIMITS.items():
+        if name in counts:
+            paper = counts[name]["paper"]
+            off = 100 * abs(counts[name]["parameters"] / 1e6 / paper - 1)
+            yield Goal(f"size of {name}, off the paper's {paper} M by %", "no audio", off, "<=", limit)
+
+
+def cost_goals(results: Results) -> Iterator[Goal]:
+    """Speed and memory of the full-size codecs, of those benchmarks that have a target."""
+    benchmarks = {entry["name"]: entry for entry in results.benchmarks}
+    for name, text in COSTS.items():
+        if name in benchmarks:
+            bound, _, limit = benchmarks[name]["target"].rpartition(" ")
+            yield Goal(text, "noise", benchmarks[name]["ratio"], BOUNDS[bound], float(limit))
 
 
 def comparison_of(run: Run) -> Estimate:
@@ -177,81 +222,3 @@ def distances_by_books(run: Run, metric: str) -> list[float]:
         if name.startswith(f"{metric}/first_")
     )
     return [value for _, value in firsts] + [run.metrics[metric]]
-
-
-def draw_pictures(results: Results, folder: Path) -> None:
-    """The curve over layers, the distances over books, and the weights of the layers (Fig. 2), where measured."""
-    if results.find(table="layers"):
-        draw_layers(results, folder / f"{METHOD}_layers.png")
-    if results.find(table="codec"):
-        draw_books(results, folder / f"{METHOD}_books.png")
-    if results.find(table="figure2"):
-        draw_weights(results, folder / f"{METHOD}_figure2.png")
-
-
-def panels(corpora: list[str], title: str, rows: int = 1) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with one column for each corpus."""
-    figure = Figure(figsize=(4.4 * len(corpora), 3.3 * rows), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    return figure, figure.subplots(rows, len(corpora), squeeze=False)
-
-
-def draw_layers(results: Results, path: Path) -> None:
-    """WER over the layer, a line for each normalization; across, what Fbank and k-means have."""
-    corpora = list(dict.fromkeys(run.corpus for run in results.find(table="layers")))
-    figure, ((*axes,),) = panels(corpora, "What the recognizer reads from each layer (test)")
-    for corpus, panel in zip(corpora, axes):
-        for colour, normalization in zip(COLOURS, NORMALIZATIONS):
-            wers = {
-                layer: results.seeds_mean("wer", table="layers", row=layer_name(normalization, layer), corpus=corpus)
-                for layer in LAYERS
-            }
-            shown = {layer: wer for layer, wer in wers.items() if wer is not None}
-            if shown:
-                panel.plot(list(shown), list(shown.values()), marker="o", color=colour, label=normalization)
-            draw_level(results, encoder_name(normalization, KMEANS), corpus, panel, colour, "--")
-        draw_level(results, FBANK, corpus, panel, "#777777", ":")
-        finish(panel, corpus, "layer (0: what goes into the first)", "WER in %")
-    save_figure(figure, path)
-
-
-def draw_level(results: Results, row: str, corpus: str, panel: Axes, colour: str, style: str) -> None:
-    """A line across, at the WER of a row of Table 3, where it is measured."""
-    wer = results.seeds_mean("wer", table="table3", row=row, corpus=corpus)
-    if wer is not None:
-        panel.axhline(wer, color=colour, linestyle=style, linewidth=1.2, label=row.removeprefix("BestRQ+, "))
-
-
-def draw_books(results: Results, path: Path) -> None:
-    """Mel and STFT distance over the number of books, a line for each codec."""
-    codecs = results.find(table="codec", seed=0)
-    corpora = list(dict.fromkeys(run.corpus for run in codecs))
-    titles = {"mel_distance": "mel distance (decades)", "stft_distance": "STFT distance"}
-    figure, axes = panels(corpora, "Distance from the recording (test)", rows=len(titles))
-    for of_metric, (metric, title) in zip(axes, titles.items()):
-        for corpus, panel in zip(corpora, of_metric):
-            for colour, run in zip(COLOURS, [each for each in codecs if each.corpus == corpus]):
-                values = distances_by_books(run, metric)
-                panel.plot(range(1, len(values) + 1), values, marker="o", color=colour, label=run.row)
-            finish(panel, corpus, "books, the first so many", title)
-    save_figure(figure, path)
-
-
-def draw_weights(results: Results, path: Path) -> None:
-    """Fig. 2: the weights of the layers for reconstruction and for ASR."""
-    figure, (((panel,),)) = panels(["trained"], "Weights of the layers (the paper's Fig. 2)")
-    for colour, run in zip(COLOURS, results.find(table="figure2", seed=0)):
-        layers = [int(name.removeprefix("layer ")) for name in run.metrics]
-        panel.plot(layers, list(run.metrics.values()), marker="o", color=colour, label=run.row)
-    finish(panel, "", "layer (0: what goes into the first)", "weight")
-    save_figure(figure, path)
-
-
-def finish(panel: Axes, title: str, across: str, up: str) -> None:
-    panel.set_title(title, loc="left", fontsize=10)
-    panel.set_xlabel(across)
-    panel.set_ylabel(up)
-    panel.set_ylim(bottom=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8)

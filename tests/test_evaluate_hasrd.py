@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 from tiny_hasrd import make_hasrd
 
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
@@ -57,9 +58,12 @@ def test_each_measure_is_taken_for_each_subset_of_books(recipe, model_folder, co
     assert written["metrics"] == results and written["speaker_model"] == "lda" and written["parameters"] > 1000
     measures = {"mel_distance", "stft_distance", "si_sdr", "similarity"}
     subsets = {"", "/semantic", "/acoustic", "/first_1", "/first_2", "/first_3"}
+    ends = {"similarity_low", "similarity_high"}
     anchors = {"similarity_same_speaker", "similarity_other_speaker", "similarity_error"}
-    assert set(results["corpus"]) == {f"{name}{subset}" for name in measures for subset in subsets} | anchors
+    assert set(results["corpus"]) == {f"{name}{subset}" for name in measures | ends for subset in subsets} | anchors
     assert results["corpus"]["mel_distance/semantic"] == results["corpus"]["mel_distance/first_1"]
+    low, value, high = (results["corpus"][f"similarity{end}/acoustic"] for end in ("_low", "", "_high"))
+    assert low < value < high
     bits = 31.25 * np.log2([12, 16, 16, 16]).cumsum() / 1000
     expected = [written["bitrates"][name] for name in ("first_1", "first_2", "first_3", "all")]
     assert expected == pytest.approx(bits)
@@ -73,13 +77,54 @@ def test_each_measure_is_taken_for_each_subset_of_books(recipe, model_folder, co
 def test_reconstructions_are_those_of_the_utterances_one_by_one(recipe, model_folder, make_speech):
     model, extractor = recipe.load_model(model_folder, "cpu")
     waveforms = [make_speech(5000, 0), make_speech(2000, 1), make_speech(3300, 2)]
-    together = recipe.reconstruct(model, extractor, waveforms, batch_size=3)
-    for row, waveform in enumerate(waveforms):
-        alone = recipe.reconstruct(model, extractor, [waveform])
-        for name, made in together.items():
-            assert made[row].shape == waveform.shape
-            torch.testing.assert_close(made[row], alone[name][0], atol=1e-5, rtol=0)
-    assert not torch.allclose(together["semantic"][0], together["acoustic"][0])
+    subsets = recipe.book_subsets(model).values()
+    ((rows, together),) = recipe.reconstruct(model, extractor, waveforms, subsets, batch_size=3)
+    assert rows == [1, 2, 0] and set(together) == set(subsets)
+    for place, row in enumerate(rows):
+        ((_, alone),) = recipe.reconstruct(model, extractor, [waveforms[row]], subsets)
+        for books, made in together.items():
+            assert made[place].shape == waveforms[row].shape
+            torch.testing.assert_close(made[place], alone[books][0], atol=1e-5, rtol=0)
+    assert not torch.allclose(together[(0,)][0], together[(1, 2, 3)][0])
+
+
+def test_no_batch_is_encoded_twice_and_no_subset_decoded_twice(recipe, model_folder, make_speech, monkeypatch):
+    model, extractor = recipe.load_model(model_folder, "cpu")
+    calls = []
+    for name in ("encode", "decode"):
+        done = getattr(model, name)
+        monkeypatch.setattr(
+            model, name, lambda *args, _name=name, _done=done, **o: calls.append(_name) or _done(*args, **o)
+        )
+    list(recipe.reconstruct(model, extractor, [make_speech(3000)] * 3, [(0,), (0, 1), (0,)], batch_size=2))
+    assert calls == ["encode", "decode", "decode"] * 2
+
+
+def test_loudness_is_not_counted(recipe, model_folder, corpus_folder):
+    """What is measured is at one level, whatever that of the recording."""
+    model, extractor = recipe.load_model(model_folder, "cpu")
+    args = recipe.EvaluationArguments(model_folder, [corpus_folder], num_spectrograms=1)
+    corpus = recipe.open_short(corpus_folder, "test", 30.0, 2)
+    rows = [dict(row, audio=np.asarray(row["audio"], dtype=np.float32)) for row in corpus]
+    loud, quiet = ([dict(row, audio=scale * row["audio"]) for row in rows] for scale in (1.0, 0.1))
+    (of_loud, _), (of_quiet, drawn) = (
+        recipe.measure(model, extractor, Dataset.from_list(each).with_format("numpy"), args, None)
+        for each in (loud, quiet)
+    )
+    assert of_quiet == pytest.approx(of_loud, rel=1e-2)
+    assert 10 * np.log10(drawn[0]["input"].square().mean()) == pytest.approx(-23.0, abs=0.1)
+
+
+def test_tokens_of_windows_are_held_against_those_of_one_pass(recipe, model_folder, make_speech):
+    model, extractor = recipe.load_model(model_folder, "cpu")
+    waveforms = [make_speech(16_000, seed) for seed in range(6)]
+    assert recipe.window_agreement(model, extractor, waveforms, 5.0) == {}  # one window holds them all
+    model.config.max_source_tokens = 40
+    found = recipe.window_agreement(model, extractor, waveforms, 5.0)
+    assert list(found) == [f"window_agreement/book_{book}" for book in (1, 2, 3, 4)] + ["window_seconds"]
+    assert found["window_seconds"] == 5.0
+    assert all(20 < found[f"window_agreement/book_{book}"] <= 100 for book in (1, 2, 3, 4))
+    assert recipe.window_agreement(model, extractor, waveforms, 0) == {}
 
 
 def test_the_mel_distance_is_the_mean_over_utterances(recipe, model_folder, corpus_folder):

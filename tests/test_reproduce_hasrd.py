@@ -1,23 +1,17 @@
-"""Questions to the runner of HASRD's tables, to what it makes of results, and to the card."""
+"""Questions to the runner of HASRD's tables: its plan, its layers, what goes on after a failure."""
 
 import importlib
-import json
-from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
-from safetensors.torch import save_file
+import soundfile
+from tiny_corpora import use_own_cache
+from tiny_hasrd_runs import GLOBAL_KMEANS, KMEANS, option, pretend, record_layers
 
-from clearspeech.trainers.bootstrap import WordErrors
-from clearspeech.trainers.results import Run, read_results, update_results
+from clearspeech.trainers.results import read_results
 
 ROOT = Path(__file__).parents[1]
-CORPORA = ("digit_strings", "an4")
-KMEANS, GLOBAL_KMEANS = "BestRQ+, sentence, k-means", "BestRQ+, global, k-means"
-GENERATED = "setting goals pretraining layer table3 layers table4 books voices resynthesis first_book".split()
-GENERATED += "bootstrap figure2 spectrograms counts benchmarks".split()  # of results; the other sections are fixed
-SECTIONS = (*GENERATED, "presets", "paper")
 
 
 @pytest.fixture(autouse=True)
@@ -38,25 +32,6 @@ def args(reproduce, tmp_path):
     return reproduce.parse_arguments([*places, "--results", str(tmp_path / "results.json")])
 
 
-def make_run(table: str, row: str, corpus: str = "an4", split: str = "test", **metrics: float) -> Run:
-    return Run(table, row, 0, corpus, split, 1_000_000, "python x.py --dataset a b", metrics)
-
-
-def record(args, *runs: Run):
-    return update_results(args.results, "hasrd", runs)
-
-
-def record_layers(args, wers: dict[str, list[float]]):
-    """WER on validation by normalization and layer, the same on all corpora; one more on test."""
-    runs = [
-        make_run("layers", f"BestRQ+, {name}, layer {layer}", corpus, **{"wer": wer + 1, "validation/wer": wer})
-        for name, of_layers in wers.items()
-        for layer, wer in enumerate(of_layers)
-        for corpus in CORPORA
-    ]
-    return record(args, *runs)
-
-
 def folders_of(reproduce) -> dict[str, Path]:
     return {row.source: Path("runs", row.source) for row in reproduce.ROWS}
 
@@ -71,9 +46,10 @@ def test_rows_are_three_kinds_that_need_one_another(reproduce):
     entries = [entry for row in reproduce.ROWS for entry in row.entries]
     assert len(set(entries)) == len(entries)
     shown = {entry for entry in entries if entry[0] not in ("layers", "codec")}
-    best = {("table3", f"BestRQ+, {name}, best layer") for name in ("sentence", "global")}
     tables = importlib.import_module("tables_hasrd").TABLES
-    assert shown | best == {(table, row) for table, rows in tables.items() for row in rows}
+    others = {(table, row) for table, rows in tables.items() for row in rows} - shown
+    parts = ("best layer", *[f"layer {layer}" for layer in range(7)])  # of the recognizers of layers
+    assert others == {("table3", f"BestRQ+, {name}, {part}") for name in ("sentence", "global") for part in parts}
 
 
 def test_a_semantic_books_recognizer_serves_three_tables(reproduce):
@@ -134,233 +110,206 @@ def test_the_recipes_understand_every_stage(reproduce, args):
     assert alone.codebook_size == asked[KMEANS].num_clusters == asked[KMEANS].codebook_size  # of the same size
 
 
-def test_the_layer_is_the_best_on_validation_and_stands_in_table_3(reproduce, args):
-    record_layers(args, {"sentence": [9.0, 5.0, 7.0], "global": [9.0, 8.0, 6.0]})
-    assert reproduce.choose_layers(args) == {"sentence": 1, "global": 2}
-    (run,) = read_results(args.results, "hasrd").find(
-        table="table3", row="BestRQ+, sentence, best layer", corpus="an4"
-    )
-    assert run.metrics == {"wer": 6.0, "validation/wer": 5.0, "layer": 1}
+# --- the semantic layer ---
+
+ALL_LAYERS = ["BestRQ+, sentence, layer 0", "BestRQ+, global, layer 6"]  # of each normalization, one is enough
+
+
+def test_the_layer_is_the_best_on_validation(reproduce, args):
+    wers = {"sentence": [9.0, 5.0, 7.0, 9.0, 9.0, 9.0, 9.0], "global": [9.0, 8.0, 6.0, 9.0, 9.0, 9.0, 9.0]}
+    assert reproduce.choose_layers(args, record_layers(args, wers), ALL_LAYERS) == {"sentence": 1, "global": 2}
 
 
 def test_the_layer_can_be_fixed(reproduce, args):
-    record_layers(args, {"sentence": [9.0, 5.0, 7.0]})
     args.layer = 2
-    assert reproduce.choose_layers(args) == {"sentence": 2, "global": 2}
+    measured = record_layers(args, {"sentence": [9.0, 5.0, 7.0, 9.0, 9.0, 9.0, 9.0]})
+    assert reproduce.choose_layers(args, measured, ALL_LAYERS) == {"sentence": 2, "global": 2}
 
 
-def test_nothing_is_chosen_before_layers_are_measured(reproduce, args):
-    record(args, make_run("layers", "BestRQ+, sentence, layer 0", **{"wer": 1.0, "validation/wer": 1.0}))  # on one
-    assert reproduce.choose_layers(args) == {}
+def test_a_layer_that_is_missing_does_not_decide(reproduce, args):
+    whole, missing = [9.0, 5.0, 7.0, 9.0, 9.0, 9.0, 9.0], [9.0, 5.0, 7.0, 9.0, 9.0, 9.0]
+    measured = record_layers(args, {"sentence": missing, "global": whole})
+    assert reproduce.choose_layers(args, measured, ALL_LAYERS) == {"global": 1}
+
+
+def test_a_normalization_whose_layers_are_left_out_is_compared_at_the_others_best(reproduce, args):
+    measured = record_layers(args, {"sentence": [9.0, 5.0, 7.0, 9.0, 9.0, 9.0, 9.0]})
+    assert reproduce.choose_layers(args, measured, ALL_LAYERS) == {"sentence": 1}
+    assert reproduce.choose_layers(args, measured, [GLOBAL_KMEANS]) == {"sentence": 1, "global": 1}
+
+
+# --- runs, with recipes that pretend ---
 
 
 @pytest.fixture
-def work(reproduce, args, monkeypatch):
-    """What the runner does, in order, instead of doing it; layer 2 is the best."""
-    done = []
+def work(reproduce, monkeypatch):
+    """What is run, in order: the commands. Those that have a word in `failing` fail."""
+    work = SimpleNamespace(done=[], failing=[])
 
-    def make_all(stages, jobs):
-        done.append(sorted(stages))
-        for stage in stages.values():
-            stage.folder.mkdir(parents=True)
-            (stage.folder / "run.json").write_text(json.dumps({"trained": True}))
-        return []
+    def run(command, log, lock):
+        work.done.append(command)
+        if any(word in " ".join(command) for word in work.failing):
+            raise RuntimeError("out of memory")
+        pretend(command, log, lock)
 
-    def run_all(jobs, args, method):
-        done.append([job.name for job in jobs])
-        record_layers(args, {"sentence": [3.0, 2.0, 1.0], "global": [3.0, 2.0, 1.0]})
-        for job in jobs:
-            folder = args.runs / reproduce.folder_name(job.name, job.seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "run.json").write_text(json.dumps({"trained": True}))
-        return []
+    for module in ("table_runs", "record_hasrd"):
+        monkeypatch.setattr(importlib.import_module(module), "run_logged", run)
+    return work
 
-    monkeypatch.setattr(reproduce, "make_all", make_all)
-    monkeypatch.setattr(reproduce, "run_all", run_all)
-    return done
+
+def trained(work) -> list[str]:
+    """The folders that were trained in, in order."""
+    return [Path(*option(each, "output_dir")).name for each in work.done if not each[1].startswith("recipes/eval")]
+
+
+def run_main(reproduce, args, *more: str) -> list[str]:
+    """Run all; what failed."""
+    places = ["--runs", str(args.runs), "--figures", str(args.figures), "--results", str(args.results)]
+    return reproduce.run(reproduce.parse_arguments([*places, *more]))
 
 
 def test_stages_come_in_their_order(reproduce, args, work):
-    failures, jobs = reproduce.run_rows(args)
-    assert failures == [] and len(jobs) == len(reproduce.ROWS)
-    encoders, layers, books, codecs, nothing, probes = work
-    assert encoders == ["BestRQ+, global", "BestRQ+, sentence"] and len(layers) == 16
-    assert books == [GLOBAL_KMEANS, KMEANS, "RVQ alone, untrained"] and nothing == []
-    assert codecs == ["HASRD", "RVQ alone", KMEANS, GLOBAL_KMEANS]
-    assert probes == ["Acoustic", "Combined", "RVQ alone, first book"]
-    assert (args.runs / "kmeans_sentence_layer_2").is_dir()
+    assert run_main(reproduce, args) == []
+    names = trained(work)
+    assert names[:2] == ["BestRQ+_sentence-0", "BestRQ+_global-0"] and len(names) == 2 + 16 + 3 + 4 + 3
+    assert names[18:21] == ["RVQ_alone_untrained-0", "kmeans_sentence_layer_6", "kmeans_global_layer_6"]
+    assert names[21:25] == ["HASRD-0", "RVQ_alone-0", "BestRQ+_sentence_k-means-0", "BestRQ+_global_k-means-0"]
+    assert names[25:] == ["Acoustic-0", "Combined-0", "RVQ_alone_first_book-0"]
+    results = read_results(args.results, "hasrd")
+    (best,) = results.find(table="table3", row="BestRQ+, global, best layer", corpus="an4")
+    assert (best.metrics["layer"], best.metrics["wer"]) == (6, 14.0)
+    tables = {run.table for run in results.runs}
+    assert tables == set("table3 layers table4 codec first_book resynthesis bootstrap figure2 pretraining".split())
+    assert {path.name for path in args.figures.iterdir()} >= {"hasrd_table4.png", "hasrd_first_book.png"}
+
+
+def test_nothing_is_made_twice(reproduce, args, work):
+    run_main(reproduce, args)
+    work.done.clear()
+    assert run_main(reproduce, args) == [] and work.done == []
 
 
 def test_only_what_chosen_rows_need_is_made(reproduce, args, work):
-    args.rows, args.layer = ["HASRD"], 1
-    failures, _ = reproduce.run_rows(args)
+    assert run_main(reproduce, args, "--rows", "HASRD", "--layer", "1") == []
+    assert trained(work) == ["BestRQ+_sentence-0", "kmeans_sentence_layer_1", "HASRD-0"]
+
+
+def test_normalizations_are_compared_at_one_layer_without_all_layers_of_both(reproduce, args, work):
+    left_out = {f"BestRQ+, global, layer {layer}" for layer in range(7)}
+    rows = [row.name for row in reproduce.ROWS if row.name not in left_out]
+    assert run_main(reproduce, args, "--rows", *rows) == []
+    assert [name for name in trained(work) if "global" in name] == [
+        "BestRQ+_global-0",
+        "kmeans_global_layer_6",
+        "BestRQ+_global_layer_6-0",
+        "BestRQ+_global_k-means-0",
+    ]
+    found = {run.row for run in read_results(args.results, "hasrd").find(table="table3", corpus="an4")}
+    assert {"BestRQ+, sentence, best layer", "BestRQ+, global, layer 6", GLOBAL_KMEANS, KMEANS} <= found
+    assert "BestRQ+, global, best layer" not in found
+
+
+def test_a_fixed_layer_is_not_called_the_best(reproduce, args, work):
+    assert run_main(reproduce, args, "--rows", KMEANS, "--layer", "2") == []
+    found = {run.row: run.metrics for run in read_results(args.results, "hasrd").find(table="table3", corpus="an4")}
+    assert set(found) == {KMEANS, "BestRQ+, sentence, layer 2"}
+    assert found["BestRQ+, sentence, layer 2"]["layer"] == 2
+
+
+def test_an_encoder_that_fails_is_named_and_all_else_goes_on(reproduce, args, work):
+    work.failing.append("--normalization global")
+    failures = run_main(reproduce, args)
+    assert failures[0] == "BestRQ+, global: out of memory" and len(failures) == 1 + 7 + 2
+    assert all("there is no " in failure or "no layer is chosen" in failure for failure in failures[1:])
+    results = read_results(args.results, "hasrd")
+    assert {run.row for run in results.find(table="table4")} == {"Combined", "Acoustic", "Semantic"}
+    assert not any("global" in run.row for run in results.runs if run.table != "bootstrap")
+
+
+def test_a_layer_that_fails_decides_nothing(reproduce, args, work):
+    work.failing.append("--representation layer --layer 3")
+    failures = run_main(reproduce, args)
+    assert {f"BestRQ+, {name}, layer 3, seed 0: out of memory" for name in ("sentence", "global")} < set(failures)
+    assert not any(name.startswith("kmeans") for name in trained(work))
+    assert not read_results(args.results, "hasrd").find(table="codec", row="HASRD")
+    assert read_results(args.results, "hasrd").find(table="codec", row="RVQ alone")
+
+
+def test_nothing_starts_from_a_codec_of_another_command(reproduce, args, work):
+    run_main(reproduce, args)
+    args.results.unlink()
+    failures = run_main(reproduce, args, "--codec_flags", "--max_steps 7")
+    assert [failure.partition(":")[0] for failure in failures] == [
+        "HASRD, seed 0",
+        "RVQ alone, seed 0",
+        "Acoustic",
+        "Combined",
+        "RVQ alone, first book",
+    ]
+    results = read_results(args.results, "hasrd")
+    assert "resynthesis" not in {run.table for run in results.runs}
+    assert {run.row for run in results.find(table="figure2")} == {"ASR"}
+
+
+def test_a_seed_that_no_row_has_is_refused(reproduce, args):
+    with pytest.raises(ValueError, match="these rows have the seeds 0; got --seeds 1"):
+        run_main(reproduce, args, "--seeds", "1")
+
+
+def test_failures_end_the_run_with_an_error(reproduce, args, work, capsys):
+    work.failing.append("pretrain_best_rq")
+    places = ["--runs", str(args.runs), "--figures", str(args.figures), "--results", str(args.results)]
+    with pytest.raises(SystemExit, match="failures; the same command goes on where they stopped"):
+        reproduce.main([*places, "--rows", "Fbank"])
+    assert "Fbank: there is no BestRQ+, sentence to start from" in capsys.readouterr().err
+
+
+# --- a run of the recipes themselves ---
+
+
+@pytest.fixture
+def corpus(tmp_path, make_speech) -> str:
+    """Three speakers for training, two for validation and test, of two utterances each."""
+    for split, num_speakers in (("train", 3), ("validation", 2), ("test", 2)):
+        folder = tmp_path / "corpus" / split
+        folder.mkdir(parents=True)
+        rows = [f"{row}.wav,one two,s{row % num_speakers}" for row in range(2 * num_speakers)]
+        (folder / "metadata.csv").write_text("\n".join(["file_name,text,speaker", *rows]))
+        for row in range(2 * num_speakers):
+            samples = 28_000 if split == "train" else 9_000
+            soundfile.write(folder / f"{row}.wav", make_speech(samples + 500 * row, row), 16000)
+    return str(tmp_path / "corpus")
+
+
+@pytest.mark.slow
+def test_the_recipes_make_all_tables(reproduce, args, corpus, tmp_path, monkeypatch):
+    """In this process, with tiny models of one step each."""
+    use_own_cache(tmp_path, monkeypatch)
+
+    def run(command, log, lock):
+        importlib.import_module(Path(command[1]).stem).main(command[2:])
+
+    for module in ("table_runs", "record_hasrd"):
+        monkeypatch.setattr(importlib.import_module(module), "run_logged", run)
+    step = "--max_steps 1 --eval_steps 1 --save_steps 1 --logging_steps 1 --report_to none"
+    encoder = "--hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 32"
+    flags = {
+        "best_rq": f"{step} {encoder} --conv_channels 8 8 16 --codebook_size 16 --per_device_train_batch_size 2",
+        "codec": f"{step} --discriminator_channel_factor 0.03125 --per_device_train_batch_size 2",
+        "probe": f"{step} --hidden_size 8 --per_device_train_batch_size 4",
+    }
+    options = [part for name, value in flags.items() for part in (f"--{name}_flags", value)]
+    corpora = [
+        part for name in ("dataset", "codec_dataset", "speech", "test_dataset") for part in (f"--{name}", corpus)
+    ]
+    rows = ["HASRD", "RVQ alone", "Fbank", KMEANS, "BestRQ+, sentence, weighted layers", "Acoustic", "Combined"]
+    failures = run_main(reproduce, args, "--layer", "1", *options, *corpora, "--rows", *rows, "RVQ alone, first book")
     assert failures == []
-    assert [each for each in work if each] == [["BestRQ+, sentence"], [KMEANS], ["HASRD"]]
-
-
-def test_rows_without_what_they_start_from_are_named(reproduce, args, work, monkeypatch):
-    monkeypatch.setattr(reproduce, "make_all", lambda stages, jobs: ["BestRQ+: out of memory"] if stages else [])
-    args.rows = ["Fbank", "Acoustic"]
-    failures, jobs = reproduce.run_rows(args)
-    assert jobs == [] and failures == [
-        "BestRQ+: out of memory",
-        "Fbank: there is no BestRQ+, sentence to start from",
-        "Acoustic: there is no HASRD to start from",
-    ]
-
-
-# --- what is added to the results ---
-
-
-def finish_training(reproduce, args, row: str, **files: str) -> Path:
-    """The folder of a trained row with some JSON files."""
-    folder = args.runs / reproduce.folder_name(row, 0)
-    folder.mkdir(parents=True)
-    for name, content in {"run": json.dumps({"trained": True, "command": "c"}), **files}.items():
-        (folder / f"{name}.json").write_text(content)
-    return folder
-
-
-def test_weights_of_the_layers_are_read_from_both_models(reproduce, args):
-    record(
-        args,
-        make_run("codec", "HASRD", mel_distance=1.0),
-        make_run("table3", "BestRQ+, sentence, weighted layers", wer=1.0),
-    )
-    for row, weights in (("HASRD", [0.0, 0.0]), ("BestRQ+, sentence, weighted layers", [100.0, 0.0])):
-        folder = finish_training(reproduce, args, row)
-        save_file({"layer_weights": torch.tensor(weights)}, folder / "model.safetensors")
-    reproduce.store_layer_weights(args)
-    found = {run.row: list(run.metrics.values()) for run in read_results(args.results, "hasrd").find(table="figure2")}
-    assert found == {"Reconstruction": [0.5, 0.5], "ASR": [pytest.approx(1.0), pytest.approx(0.0)]}
-
-
-def test_the_recognizer_of_recordings_hears_each_codec_once(reproduce, args, monkeypatch):
-    recording = importlib.import_module("record_hasrd")
-    record(args, make_run("codec", "HASRD", mel_distance=1.0))
-    for row in ("Fbank", "HASRD"):
-        save_file({"w": torch.zeros(1)}, finish_training(reproduce, args, row) / "model.safetensors")
-    commands = []
-
-    def listen(command, log, lock):
-        from evaluate_hasrd_ctc import EvaluationArguments
-        from transformers import HfArgumentParser
-
-        (asked,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(command[2:])
-        commands.append(asked)
-        figures = {f"{name}/{books}": 7.0 for name in ("wer", "cer") for books in asked.books}
-        (log.parent / "evaluation.json").write_text(json.dumps({"metrics": dict.fromkeys(CORPORA, figures)}))
-
-    monkeypatch.setattr(recording, "run_logged", listen)
-    for _ in range(2):
-        assert reproduce.store_resynthesis(args) == []
-    (asked,) = commands
-    assert asked.books == ["all", "acoustic", "semantic"] and Path(asked.resynthesis).name == "HASRD-0"
-    found = read_results(args.results, "hasrd").find(table="resynthesis")
-    assert {run.row for run in found} == {"Combined", "Acoustic", "Semantic"}
-
-
-def test_books_are_compared_over_utterances(reproduce, args):
-    record(args, *[make_run("first_book", "HASRD", corpus, wer=1.0) for corpus in CORPORA])
-    for row, errors in (("RVQ alone, first book", [4, 2, 4]), (KMEANS, [3, 2, 3])):
-        measured = {"recording": asdict(WordErrors([1, 2, 3], errors, [5, 5, 5]))}
-        finish_training(reproduce, args, row, evaluation_utterances=json.dumps(dict.fromkeys(CORPORA, measured)))
-    assert reproduce.store_comparisons(args) == []
-    runs = read_results(args.results, "hasrd").find(table="bootstrap")
-    assert {run.row for run in runs} == {"semantic book against the first of RVQ alone"}
-    assert all(run.metrics["change"] == pytest.approx(-20.0) for run in runs)
-
-
-def make_all_results(args):
-    """A number for everything that the card shows, on one corpus."""
-    codec = {
-        f"{name}{suffix}": value
-        for name in ("mel_distance", "stft_distance")
-        for suffix, value in (("/first_1", 3.0), ("/first_2", 2.5), ("/semantic", 3.0), ("/acoustic", 2.8), ("", 2.0))
-    }
-    voices = {"similarity": 0.8, "similarity/semantic": 0.2, "similarity/acoustic": 0.6}
-    anchors = dict(similarity_same_speaker=0.7, similarity_other_speaker=0.1, similarity_error=9.0)
-    weights = {"layer 0": 0.25, "layer 1": 0.75}
-    return record(
-        args,
-        make_run("table3", "Fbank", wer=40.0, cer=20.0),
-        make_run("table3", "BestRQ+, sentence, best layer", wer=20.0, cer=10.0, layer=1),
-        make_run("table3", KMEANS, wer=30.0, cer=15.0),
-        make_run("table3", GLOBAL_KMEANS, wer=29.0, cer=15.0),
-        *[
-            make_run("layers", f"BestRQ+, sentence, layer {n}", **{"wer": 20.0 + n, "validation/wer": 19.0})
-            for n in (0, 1)
-        ],
-        *[
-            make_run("table4", row, wer=wer)
-            for row, wer in (("Semantic", 30.0), ("Acoustic", 60.0), ("Combined", 25.0))
-        ],
-        *[make_run("resynthesis", row, wer=wer, cer=9.0) for row, wer in (("Semantic", 45.0), ("Acoustic", 90.0))],
-        make_run("codec", "HASRD", **codec, **voices, **anchors),
-        make_run("codec", "RVQ alone", mel_distance=1.9, stft_distance=1.9),
-        *[make_run("first_book", row, wer=wer) for row, wer in (("HASRD", 30.0), ("RVQ alone", 80.0))],
-        make_run("bootstrap", "x against y", change=-20.0, change_low=-30.0, change_high=-10.0, utterances=9),
-        *[make_run("figure2", row, "a and b", "train", **weights) for row in ("Reconstruction", "ASR")],
-        make_run("pretraining", "BestRQ+, sentence", split="validation", loss=4.1, target_entropy=4.8, accuracy=11.0),
-    )
-
-
-def test_goals_are_held_against_what_was_measured(args):
-    from tables_hasrd import goals
-
-    met = {goal.text: goal.is_met for goal in goals(make_all_results(args))}
-    assert len(met) == 7
-    assert [text for text, is_met in met.items() if not is_met] == [
-        "k-means: WER with sentence normalization, with global"
-    ]
-
-
-def test_tables_show_tokens_voices_and_audio_side_by_side(args):
-    from tables_hasrd import format_tables
-
-    lines = [" ".join(line.split()) for line in format_tables(make_all_results(args)).splitlines()]
-    assert "table3 Fbank 40.00 (35.80) 20.00 (11.80)" in lines
-    assert "table4 Semantic 0.20 (0.15) 30.00 (21.00) 45.00 3.00 3.00" in lines
-    assert "an4, x against y: -20.0 % (-30.0 to -10.0)" in lines
-
-
-def test_pictures_are_drawn_of_what_is_measured(args):
-    from tables_hasrd import draw_pictures
-
-    draw_pictures(read_results(args.results, "hasrd"), args.figures)
-    assert not args.figures.exists()
-    draw_pictures(make_all_results(args), args.figures)
-    assert {path.name for path in args.figures.iterdir()} == {
-        f"hasrd_{name}.png" for name in ("layers", "books", "figure2")
-    }
-
-
-# --- the card ---
-
-
-def fill_sections(results) -> dict[str, str]:
-    from write_card import fill
-
-    blocks = fill("".join(f"<!-- generated: {name} -->\n<!-- end -->\n" for name in SECTIONS), results)
-    return dict(zip(SECTIONS, blocks.split("<!-- end -->")))
-
-
-def test_the_card_renders_without_a_result(args):
-    sections = fill_sections(read_results(args.results, "hasrd"))
-    assert [name for name in GENERATED if "Not measured yet." not in sections[name]] == []
-    assert "| `--num_clusters` | `256` | `1024` |" in sections["presets"]
-    assert "| `--discriminator_fft_sizes` | `[512]` | `[2048, 1024, 512]` |" in sections["presets"]
-    assert "| Semantic | 0.15 | 21.0 |" in sections["paper"]
-
-
-def test_the_card_shows_ours_and_the_papers_figures(args):
-    sections = fill_sections(make_all_results(args))
-    assert "*HASRD*: 1.00 M parameters, trained on `a`, `b`" in sections["setting"]
-    assert "| **BestRQ+, sentence, best layer** | 20.00 | 10.00 | 1.00 |" in sections["table3"]
-    assert "| *Fbank: the paper's* | *35.80* | *11.80* |" in sections["table3"]
-    assert "sentence normalization: layer 1." in sections["layer"]
-    assert "| *Acoustic: the paper's* | *0.67* | *70.20* |" in sections["table4"]
-    assert "| HASRD, mel distance | 3.000 | 2.500 | 2.000 |" in sections["books"]
-    assert "| HASRD, Semantic | 45.00 | 9.00 |" in sections["resynthesis"]
-    assert "![Weights of the layers](figures/hasrd_figure2.png)" in sections["figure2"]
-    assert "**missed**" in sections["goals"] and "-30.0 to -10.0 | better | 9 |" in sections["bootstrap"]
+    results = read_results(args.results, "hasrd")
+    tables = {run.table for run in results.runs}
+    assert tables == set("table3 layers table4 codec first_book resynthesis bootstrap figure2 pretraining".split())
+    (codec,) = results.find(table="codec", row="HASRD")
+    assert {"similarity_other_speaker", "mel_distance/first_5", "si_sdr/acoustic"} <= set(codec.metrics)
+    pictures = {path.name for path in args.figures.iterdir()}
+    names = ("layers", "books", "table4", "first_book", "figure2", "spectrogram_corpus")
+    assert pictures == {f"hasrd_{name}.png" for name in names}

@@ -192,6 +192,23 @@ def test_a_base_without_weights_is_refused(tmp_path):
         recorded(["python"], str(tmp_path))
 
 
+def test_a_job_whose_base_is_missing_fails_alone(workplace):
+    from table_runs import run_all
+
+    failures = run_all([make_job(base="nowhere"), make_job(name="other", seed=1)], workplace, "stable_token")
+    assert len(failures) == 1 and "nowhere has none of model.safetensors" in failures[0]
+    assert [run.seed for run in read_results("results.json", "stable_token").runs] == [1]
+
+
+def test_a_folder_tells_which_training_it_holds(tmp_path):
+    from table_runs import is_trained, trained_command
+
+    assert trained_command(tmp_path) is None and not is_trained(tmp_path)
+    for trained, expected in (("false", None), ("true", "python x.py")):
+        (tmp_path / "run.json").write_text(f'{{"command": "python x.py", "trained": {trained}}}')
+        assert trained_command(tmp_path) == expected and is_trained(tmp_path) == bool(expected)
+
+
 def test_figures_of_other_corpora_are_refused(workplace):
     from dataclasses import replace
 
@@ -209,6 +226,14 @@ def test_every_row_comes_once_before_further_seeds():
     chosen = [(row.name, seed) for row, seed in chosen_rows(rows, ["a", "b", "c"], None)]
     assert chosen == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1)]
     assert [(row.name, seed) for row, seed in chosen_rows(rows, ["c"], [1])] == [("c", 1)]
+
+
+def test_seeds_that_no_row_has_are_refused():
+    from table_runs import Row, chosen_rows
+
+    rows = (Row("a", (), (0, 2), ()), Row("b", (), (0, 1), ()))
+    with pytest.raises(ValueError, match=r"these rows have the seeds 0, 2; got --seeds 1 5\."):
+        chosen_rows(rows, ["a"], [1, 5])
 
 
 def make_results(path, command="command", table="table4", row="full", **metrics):

@@ -9,12 +9,11 @@ that section 3 names, the STFT distance is DAC's with its own defaults. Perceptu
 that the suite does not install; they say so when asked for.
 """
 
-import math
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -150,14 +149,14 @@ ALWAYS_HERE = ("mel_distance", "stft_distance", "si_sdr")
 UNITS = {"mel_distance": "decades", "stft_distance": "", "si_sdr": "dB", "stoi": "", "pesq": "MOS", "visqol": "MOS"}
 
 
-def mean_measures(pairs: list[tuple[Tensor, Tensor]], names: tuple[str, ...] = ALWAYS_HERE) -> dict[str, float]:
+def take_measures(waveform: Tensor, target: Tensor, names: Sequence[str] = ALWAYS_HERE) -> dict[str, float]:
     """
-    Means over utterances of the named `MEASURES`; pairs: made and target waveforms `(samples,)`.
+    The named `MEASURES` of one utterance, made and target `(samples,)`.
 
     Raises:
-        ValueError: an unknown name, or no pair.
+        ValueError: an unknown name.
     """
     unknown = [name for name in names if name not in MEASURES]
-    if unknown or not pairs:
-        raise ValueError(f"Measures are {', '.join(MEASURES)}; got unknown {unknown} and {len(pairs)} utterances.")
-    return {name: math.fsum(MEASURES[name](*pair) for pair in pairs) / len(pairs) for name in names}
+    if unknown:
+        raise ValueError(f"Measures are {', '.join(MEASURES)}; got unknown {', '.join(unknown)}.")
+    return {name: MEASURES[name](waveform, target) for name in names}
