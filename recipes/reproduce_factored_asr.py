@@ -7,12 +7,11 @@ Train and measure every row of the paper's Tables 1 and 3, for both encoders, on
 Rows differ from one another in their encoder and in the flags of `FACTORS` only, and start from random weights. Flags
 that this page does not know go to `recipes/train_factored_asr.py`. A row whose entries are in the results file with
 the same command is skipped; an interrupted one goes on from its last checkpoint, whatever stopped it. Hardware: one
-CPU core per job; 24 trainings of about 10 minutes (RNN-T) and 15 (Conformer), two of 25.
+CPU core per job; 24 trainings of about 10 minutes (RNN-T) and 15 (Conformer).
 
 * `table1`: the eight combinations of factors (FR), background contrast (BG-C) and frame masking (MLM), seven of which
   the paper prints; three seeds for the baseline and for all three, one for the others.
 * `table3`: the baseline and all three with a second utterance mixed in, one entry for each rate (`condition`).
-* `longer`: the Conformer's baseline and all three factors after twice the steps.
 * `bootstrap`: the relative change of each row's WER from the baseline's of the same seeds, with its 95 % interval over
   utterances, for these two at each rate; and by how many points their relative gain at the highest rate exceeds that
   without mixing (`bootstrap_growth`).
@@ -51,7 +50,6 @@ from tables_factored_asr import (
     ENCODERS,
     FACTORS,
     FULL,
-    LONGER,
     LOUDEST,
     METHOD,
     MIXING_RATES,
@@ -69,19 +67,18 @@ from clearspeech.trainers.results import Results, Run, read_results, update_resu
 PROBE_NOISES = (
     "rain airplane wind crackling_fire church_bells engine vacuum_cleaner crickets toilet_flush clock_alarm".split()
 )
-MAX_STEPS = {"RNN-T": 6000, "Conformer": 4000, LONGER: 8000}  # rows are compared within one encoder
+MAX_STEPS = {"RNN-T": 6000, "Conformer": 4000}  # about as long: rows are compared within one encoder
 ALL_SEEDS = (0, 1, 2)
 
 
 def plan_row(encoder: str, factors: str) -> Row:
-    """The training of one row of Table 1, and of Table 3's rows that show it; or of one that is trained for longer."""
+    """The training of one row of Table 1, and of Table 3's rows that show it."""
     left_out = [flag for name, flags in FACTORS.items() if name not in factors.split(" + ") for flag in flags]
-    entries, seeds = [("longer" if encoder == LONGER else "table1", row_name(encoder, factors))], (0,)
-    if encoder in ENCODERS and factors in (BASELINE, FULL):
+    entries = [("table1", row_name(encoder, factors))]
+    if factors in (BASELINE, FULL):
         entries += [("table3", comparison_row(encoder, factors), rate) for rate in MIXING_RATES]
-        seeds = ALL_SEEDS
-    kind = ENCODERS[encoder.partition(", ")[0]]
-    flags = ("--encoder", kind, *left_out, "--max_steps", str(MAX_STEPS[encoder]))
+    seeds = ALL_SEEDS if factors in (BASELINE, FULL) else (0,)
+    flags = ("--encoder", ENCODERS[encoder], *left_out, "--max_steps", str(MAX_STEPS[encoder]))
     return Row(row_name(encoder, factors), flags, seeds, tuple(entries))
 
 
@@ -92,7 +89,7 @@ ROWS = tuple(
     for encoder in ENCODERS
     for factors in COMBINATIONS
     if (factors in (BASELINE, FULL)) == of_goals
-) + tuple(plan_row(LONGER, factors) for factors in (BASELINE, FULL))
+)
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -126,16 +123,12 @@ ErrorsBySeed = dict[int, WordErrors]
 def read_word_errors(args: argparse.Namespace, results: Results, name: str) -> dict[tuple[str, str], ErrorsBySeed]:
     """By corpus and mixing rate, the word errors of each training of a row that is in the results and in `--runs`."""
     errors: dict[tuple[str, str], ErrorsBySeed] = {}
-    for run in trainings_of(results, name):
+    for run in results.find(table="table1", row=name):
         path = args.runs / folder_name(name, run.seed) / "evaluation_utterances.json"
         if path.exists():
             for rate, parts in json.loads(path.read_text())[run.corpus].items():
                 errors.setdefault((run.corpus, rate), {})[run.seed] = WordErrors(**parts)
     return errors
-
-
-def trainings_of(results: Results, name: str) -> list[Run]:
-    return [run for run in results.find(row=name) if run.table in ("table1", "longer")]
 
 
 def pair_trainings(*rows: ErrorsBySeed) -> list[list[WordErrors]]:
@@ -149,7 +142,7 @@ def compare_trainings(args: argparse.Namespace, results: Results) -> Iterator[tu
     What is compared: table, row, corpus, mixing rate, and the word errors by seed of the baseline and the row, for a
     growth those without mixing first. Every row without mixing, the full model at each rate.
     """
-    for encoder in (*ENCODERS, LONGER):
+    for encoder in ENCODERS:
         baseline = read_word_errors(args, results, row_name(encoder, BASELINE))
         for name in (row_name(encoder, factors) for factors in COMBINATIONS if factors != BASELINE):
             row = read_word_errors(args, results, name)
@@ -176,7 +169,7 @@ def store_comparisons(args: argparse.Namespace) -> list[str]:
         except ValueError as error:
             failures.append(f"{table} of {name} on {corpus}, alpha {rate}: {error}")
             continue
-        shown = trainings_of(results, name)[0]
+        shown = results.find(table="table1", row=name)[0]
         fields = dict(corpus=corpus, split="test", parameters=shown.parameters, command=shown.command)
         metrics = as_metrics(found) | {"utterances": len(pairs[0][0].utterances), "trainings": len(pairs[0])}
         compared.append(Run(table, name, 0, **fields, metrics=metrics, condition=rate))

@@ -14,7 +14,6 @@ METHOD = "factored_asr"
 MIXING_RATES = (CLEAN, "0.1", "0.25", "0.3")
 LOUDEST = MIXING_RATES[-1]
 ENCODERS = {"RNN-T": "lstm", "Conformer": "conformer"}  # in the paper's words
-LONGER = "Conformer, 8000 steps"  # in place of an encoder, in names of rows
 FACTORS = {  # of Table 1's columns, and the flags that leave them out
     "FR": ("--factorize", "False", "--mi_weight", "0"),
     "BG-C": ("--contrast_weight", "0"),
@@ -40,7 +39,6 @@ def comparison_row(encoder: str, factors: str) -> str:
 TABLES = {
     "table1": tuple(row_name(encoder, factors) for encoder in ENCODERS for factors in COMBINATIONS),
     "table3": tuple(comparison_row(encoder, factors) for encoder in ENCODERS for factors in (BASELINE, FULL)),
-    "longer": tuple(row_name(LONGER, factors) for factors in (BASELINE, FULL)),
 }
 # LibriSpeech's test-clean and test-other. The text layer of Table 1 has lost the columns of its crosses; the singles
 # are told by the paper's section 3 (BG-C is "worse", "only MLM improves"), and its two pairs are those with FR, taken
@@ -80,8 +78,8 @@ def paper_figures(table: str, row: str) -> dict[str, float]:
     if table == "table3":
         wers = dict(zip(MIXING_RATES, PAPER_TABLE3[row]))
         return {"wer" if rate == CLEAN else f"wer/{rate}": clean for rate, (clean, _) in wers.items()}
-    encoder, _, factors = row.rpartition(", ")
-    if factors not in PAPER_TABLE1.get(encoder, {}):
+    encoder, _, factors = row.partition(", ")
+    if factors not in PAPER_TABLE1[encoder]:
         return {}
     wer, baseline = PAPER_TABLE1[encoder][factors][0], PAPER_TABLE1[encoder][BASELINE][0]
     return {"wer": wer} | ({} if factors == BASELINE else {"rer": relative_error_reduction(wer, baseline)})
@@ -89,7 +87,7 @@ def paper_figures(table: str, row: str) -> dict[str, float]:
 
 def with_comparison(results: Results) -> Results:
     """
-    The results as tables show them: rows of factors with `rer`, the relative error reduction against the encoder's
+    The results as tables show them: Table 1's rows with `rer`, the relative error reduction against the encoder's
     baseline of the same seed; Table 3's rows as one run per seed and corpus, their conditions in the names of the
     figures.
     """
@@ -101,10 +99,10 @@ def with_comparison(results: Results) -> Results:
             figures = {f"{name}{suffix}": value for name, value in run.metrics.items()}
             whole[place] = replace(run, metrics=known | figures, condition=None)
             continue
-        encoder, _, factors = run.row.rpartition(", ")
-        place = dict(table=run.table, row=row_name(encoder, BASELINE), corpus=run.corpus, seed=run.seed)
+        encoder, _, factors = run.row.partition(", ")
+        place = dict(table="table1", row=row_name(encoder, BASELINE), corpus=run.corpus, seed=run.seed)
         baseline = results.seeds_mean("wer", **place)
-        if factors != BASELINE and baseline:
+        if run.table == "table1" and factors != BASELINE and baseline:
             run = replace(run, metrics=run.metrics | {"rer": relative_error_reduction(run.metrics["wer"], baseline)})
         runs.append(run)
     return replace(results, runs=[*runs, *whole.values()])
