@@ -36,12 +36,16 @@ class BestRQConfig(ParakeetEncoderConfig):
         mask_length: of a span, in mel frames: one token, or several.
         mask_std: deviation of the noise that stands in masked frames; normalized ones have 1.
 
-    Further fields are `ParakeetEncoderConfig`'s.
+    Of `ParakeetEncoderConfig`'s further fields, those of its blocks are meant as they are there: `dropout`,
+    `activation_dropout`, `attention_dropout`, `attention_bias`, `convolution_bias`, `hidden_act`,
+    `max_position_embeddings`. Those of its front-end, `subsampling_...` and `scale_input`, say nothing here.
 
     Raises:
         StrictDataclassClassValidationError (of huggingface_hub): no front-end block, sizes below 1, heads that do not
             divide `hidden_size` or an odd one (relative positions are sines and cosines), an even `conv_kernel_size`,
-            spans that are no whole tokens or mask all of an utterance.
+            a `conv_kernel` that does not make one frame of every `conv_stride`, a `layerdrop` or
+            `dropout_positions`, which nothing here follows, spans that are no whole
+            tokens or mask all of an utterance.
     """
 
     model_type = "best_rq"
@@ -59,6 +63,7 @@ class BestRQConfig(ParakeetEncoderConfig):
     hidden_act: str = "gelu"
     conv_kernel_size: int = 31
     layerdrop: float | int = 0.0
+    scale_input: bool = False
     codebook_size: int = 8192
     codebook_dim: int = 16
     mask_probability: float = 0.15
@@ -85,6 +90,13 @@ class BestRQConfig(ParakeetEncoderConfig):
             )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"conv_kernel_size must be odd; got {self.conv_kernel_size}.")
+        if self.conv_kernel < self.conv_stride or (self.conv_kernel - self.conv_stride) % 2:
+            raise ValueError(
+                f"conv_kernel must exceed conv_stride={self.conv_stride} by an even number; got {self.conv_kernel}."
+            )
+        for name in ("layerdrop", "dropout_positions"):
+            if getattr(self, name):
+                raise ValueError(f"{name} must be 0, as nothing here follows it; got {getattr(self, name)}.")
         if self.mask_length < 1 or self.mask_length % self.frames_per_token:
             raise ValueError(
                 f"mask_length must be a multiple of the {self.frames_per_token} mel frames of a token; got "

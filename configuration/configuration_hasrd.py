@@ -11,6 +11,7 @@ from .configuration_kmeans_tokenizer import WAVEFORM_ENCODERS
 from .repository_source import without_source
 
 ENCODERS = ("best_rq", *WAVEFORM_ENCODERS)
+SAMPLING_RATE = 16000  # Hz
 UPSAMPLING_RATIOS = {512: (8, 8, 4, 2), 320: (8, 5, 4, 2)}  # by samples per token; the first are the paper's
 
 
@@ -40,11 +41,13 @@ class HasrdConfig(PreTrainedConfig):
             16 kHz; the paper does not say.
         semantic_fingerprint: of the encoder's weights and the layer that the semantic book was fitted on; see
             `HasrdModel.set_semantic_codebook`.
-        max_source_tokens: longer audio is encoded in windows of this many tokens; sampling_rate: in Hz.
+        max_source_tokens: longer audio is encoded in windows of this many tokens; sampling_rate: in Hz, of all of the
+            encoders.
 
     Raises:
         StrictDataclassClassValidationError (of huggingface_hub): another kind of encoder, a layer that it does not
-            have, no book, ratios that do not make a token's samples, sizes that are no number of codes.
+            have, no book, ratios that do not make a token's samples, sizes that are no number of codes, another
+            sampling rate.
     """
 
     model_type = "hasrd"
@@ -63,7 +66,7 @@ class HasrdConfig(PreTrainedConfig):
     quantizer_dropout: float = 0.5
     semantic_fingerprint: str | None = None
     max_source_tokens: int = 1000
-    sampling_rate: int = 16000
+    sampling_rate: int = SAMPLING_RATE
 
     def __post_init__(self, **kwargs: Any):
         if not isinstance(self.encoder_config, PreTrainedConfig):
@@ -99,7 +102,7 @@ class HasrdConfig(PreTrainedConfig):
                 f"a codec needs a book; got num_semantic_codes={self.num_semantic_codes} and "
                 f"num_acoustic_books={self.num_acoustic_books}."
             )
-        if self.decoder_channels % 2 ** len(self.upsampling_ratios):
+        if self.decoder_channels < 1 or self.decoder_channels % 2 ** len(self.upsampling_ratios):
             raise ValueError(
                 f"decoder_channels must halve {len(self.upsampling_ratios)} times; got {self.decoder_channels}."
             )
@@ -108,6 +111,11 @@ class HasrdConfig(PreTrainedConfig):
         for name in ("codebook_size", "codebook_dim", "max_source_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.sampling_rate != SAMPLING_RATE:
+            raise ValueError(
+                f"sampling_rate must be {SAMPLING_RATE}, at which every encoder reads its {hop} samples of a token; "
+                f"got {self.sampling_rate}. Resample the audio."
+            )
 
     def _encoder_hop(self) -> int:
         """Samples between two states of the encoder; 0 of one that is not known here."""
@@ -134,6 +142,11 @@ class HasrdConfig(PreTrainedConfig):
     @property
     def num_books(self) -> int:
         return len(self.book_sizes)
+
+    @property
+    def fewest_acoustic_books(self) -> int:
+        """That an utterance must have: none beside a semantic one."""
+        return 0 if self.num_semantic_codes else 1
 
     @property
     def samples_per_token(self) -> int:

@@ -274,11 +274,13 @@ class FbankFrontEnd(nn.Module):
         """
         batch, frames = input_features.shape[:2]
         missing = -frames % self.frames_per_state
+        if attention_mask is None and missing:
+            attention_mask = torch.ones(batch, frames, device=input_features.device)
         mask = None
-        if attention_mask is not None or missing:
-            if attention_mask is None:
-                attention_mask = torch.ones(batch, frames, device=input_features.device)
-            mask = nn.functional.pad(attention_mask.bool(), (0, missing))[:, None]
+        if attention_mask is not None:
+            is_real = attention_mask.bool()
+            input_features = input_features.masked_fill(~is_real[..., None], 0.0)  # zero times NaN would be NaN
+            mask = nn.functional.pad(is_real, (0, missing))[:, None]
         hidden = nn.functional.pad(input_features.transpose(1, 2), (0, missing))
         hidden = self.input_convolution(hidden)
         for block in self.blocks:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .mel_frames import check_features
+from .padding_masks import check_padding
 from .waveform_encoding import check_waveforms, encode_waveforms
 
 
@@ -15,38 +17,31 @@ def check_inputs(
 ) -> tuple[Tensor, Tensor]:
     """
     What the encoder of a `HasrdConfig` reads, `(batch, mel frames, mels)` or `(batch, samples)`, and the mask of its
-    frames or samples, all real when None.
+    frames or samples, int64, all real when None.
 
     Raises:
-        ValueError: the other kind of input, wrong shapes, an utterance without a frame or sample.
+        ValueError: the other kind of input or both, wrong shapes, an utterance without a frame or sample, padding
+            before an utterance's end, NaN or infinity in it.
     """
-    inputs = input_values if config.reads_waveforms else input_features
-    if inputs is None:
+    inputs, others = (input_values, input_features) if config.reads_waveforms else (input_features, input_values)
+    if inputs is None or others is not None:
         wanted = "input_values" if config.reads_waveforms else "input_features"
         raise ValueError(
-            f"a {config.encoder_config.model_type} encoder takes {wanted}: use the feature extractor saved with this "
-            "model."
+            f"a {config.encoder_config.model_type} encoder takes {wanted} alone: use the feature extractor saved with "
+            "this model."
         )
     if config.reads_waveforms:
         attention_mask = check_waveforms(inputs, attention_mask)
     else:
-        num_mel_bins = config.encoder_config.num_mel_bins
-        if inputs.dim() != 3 or inputs.shape[2] != num_mel_bins:
-            raise ValueError(
-                f"input_features must be (batch, frames, {num_mel_bins}); got shape {tuple(inputs.shape)}. Use the "
-                "feature extractor saved with this model."
-            )
-        if attention_mask is None:
-            attention_mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
-        elif attention_mask.shape != inputs.shape[:2]:
-            raise ValueError(
-                f"attention_mask must be (batch, frames) = {tuple(inputs.shape[:2])}; got "
-                f"{tuple(attention_mask.shape)}."
-            )
-    empty = (attention_mask.sum(dim=1) < 1).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f"the utterances {empty} of this batch have no audio: leave them out.")
-    return inputs, attention_mask
+        attention_mask = check_features(inputs, attention_mask, config.encoder_config.num_mel_bins)
+    mask = check_padding(attention_mask, "audio")
+    is_finite = inputs.isfinite() if config.reads_waveforms else inputs.isfinite().all(dim=2)
+    broken = (mask & ~is_finite).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"the utterances {broken} of this batch have NaN or infinity: repair the recordings or leave them out."
+        )
+    return inputs, mask.long()
 
 
 def layer_states(encoder: PreTrainedModel, inputs: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

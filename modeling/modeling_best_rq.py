@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from ..configuration.configuration_best_rq import BestRQConfig
 from .codec_layers import FbankFrontEnd, reset_convolution
 from .conformer import ConformerLayers, reset_positions
+from .mel_frames import check_features, stack_frames
 from .random_projection import RandomProjectionQuantizer
 
 
@@ -159,13 +160,8 @@ class BestRQForPreTraining(BestRQPreTrainedModel):
         The frames of each token, one after another, `(batch, tokens, 4 x mel bins)`, zeros on padding, and which
         tokens are real `(batch, tokens)`; for arguments see `BestRQModel.forward`.
         """
-        check_features(input_features, attention_mask, self.config.num_mel_bins)
-        if attention_mask is None:
-            attention_mask = torch.ones(input_features.shape[:2], dtype=torch.bool, device=input_features.device)
-        frames = input_features.masked_fill(~attention_mask.bool()[:, :, None], 0.0)
-        size = self.config.frames_per_token
-        frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % size))
-        return frames.unflatten(1, (-1, size)).flatten(2), self.token_mask(attention_mask)
+        attention_mask = check_features(input_features, attention_mask, self.config.num_mel_bins)
+        return stack_frames(input_features, attention_mask, self.config.frames_per_token)
 
     def token_mask(self, attention_mask: Tensor) -> Tensor:
         """Real tokens `(batch, tokens)` from a mask of mel frames: a token is real when its first frame is."""
@@ -251,20 +247,6 @@ def draw_spans(num_tokens: int, config: BestRQConfig, generator: Generator) -> T
     chosen = torch.zeros(num_places, dtype=torch.bool)
     chosen[torch.randperm(num_places, generator=generator)[:num_spans]] = True
     return chosen.repeat_interleave(span)[:num_tokens]
-
-
-def check_features(input_features: Tensor, attention_mask: Tensor | None, num_mel_bins: int) -> None:
-    """Raise ValueError for features that are not `(batch, frames, num_mel_bins)`, or a mask of another shape."""
-    if input_features.dim() != 3 or input_features.shape[2] != num_mel_bins or input_features.shape[1] == 0:
-        raise ValueError(
-            f"input_features must be (batch, frames, {num_mel_bins}); got shape {tuple(input_features.shape)}. Use "
-            "the feature extractor saved with this model."
-        )
-    if attention_mask is not None and attention_mask.shape != input_features.shape[:2]:
-        raise ValueError(
-            f"attention_mask must be (batch, frames) = {tuple(input_features.shape[:2])}; got "
-            f"{tuple(attention_mask.shape)}."
-        )
 
 
 def check_tokens(masked_tokens: Tensor, labels: Tensor | None, mask: Tensor) -> None:

@@ -1,6 +1,6 @@
 """HASRD: a speech codec whose first book says what was said, and whose other books how it sounded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +9,24 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from ..configuration.configuration_hasrd import HasrdConfig
-from .book_selection import PADDING_CODE, check_codes, check_num_samples, select_books
+from .book_selection import PADDING_CODE, check_codes, check_num_samples, select_books, whole_number
+from .checked_loading import CheckedLoadingMixin
 from .chunked_coding import cut_stretches, decoder_context, decoding_chunks, encoding_windows
 from .codec_layers import WaveformDecoder, reset_convolution
 from .hasrd_outputs import HasrdDecoderOutput, HasrdEncoderOutput, HasrdOutput, QuantizedStates
 from .layer_states import check_inputs, layer_states
-from .pretrained_encoders import NOT_TRAINED, build_encoder, load_encoder_weights, weights_checksum
-from .residual_quantization import FactorizedQuantizer, ResidualQuantizer, SemanticQuantizer, draw_depths, project
+from .pretrained_encoders import build_encoder, load_encoder_weights, weights_checksum
+from .residual_quantization import (
+    FactorizedQuantizer,
+    ResidualQuantizer,
+    SemanticQuantizer,
+    check_depths,
+    draw_depths,
+    project,
+)
 
 
-class HasrdModel(PreTrainedAudioTokenizerBase):
+class HasrdModel(CheckedLoadingMixin, PreTrainedAudioTokenizerBase):
     """
     The codec (HASRD, section 2.2): `encode` audio to tokens of several books, `decode` all or some of them to audio.
 
@@ -83,26 +91,10 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
         load_encoder_weights(model.encoder, encoder)
         return model
 
-    @classmethod
-    def from_pretrained(
-        cls, *args, dtype: torch.dtype | str | None = None, output_loading_info: bool = False, **kwargs
-    ):
-        """
-        `PreTrainedModel.from_pretrained` in float32, or in `dtype` when it is given.
-
-        Raises:
-            ValueError: weights are missing, or the semantic book was fitted on another encoder or layer.
-        """
-        model, report = super().from_pretrained(*args, dtype=torch.float32, output_loading_info=True, **kwargs)
-        name = args[0] if args else model.name_or_path
-        missing = {each for each in report["missing_keys"] if not each.endswith(NOT_TRAINED)}
-        if missing:
-            raise ValueError(f"{name} lacks weights of a HASRD: {', '.join(sorted(missing))}. Fetch the whole folder.")
-        if model.has_fitted_codebook:
-            model._check_fingerprint(model.config.semantic_fingerprint, f"the semantic book in {name}")
-        if dtype not in (None, "auto"):
-            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-        return (model, report) if output_loading_info else model
+    def check_parts(self, name: str):
+        """Raise ValueError for a semantic book that was fitted on another encoder or layer; `name` is the model's."""
+        if self.has_fitted_codebook:
+            self._check_fingerprint(self.config.semantic_fingerprint, f"the semantic book in {name}")
 
     def train(self, mode: bool = True) -> "HasrdModel":
         """Training mode for all but the encoder."""
@@ -110,11 +102,13 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
         self.encoder.eval()
         return self
 
-    def _apply(self, *args, **kwargs) -> nn.Module:
-        """A model that is cast has other encoder weights, and the same book belongs to them."""
-        before = self.encoder.dtype
-        super()._apply(*args, **kwargs)
-        if self.encoder.dtype != before and self.has_fitted_codebook:
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        """A model that is cast has other encoder weights, and a book that belonged to it belongs to them."""
+        encoder = self.encoder
+        is_cast = fn(torch.empty(0, dtype=encoder.dtype, device=encoder.device)).dtype != encoder.dtype
+        fits = is_cast and self.has_fitted_codebook and self.config.semantic_fingerprint == self.encoder_fingerprint()
+        super()._apply(fn, recurse)
+        if fits:
             self.config.semantic_fingerprint = self.encoder_fingerprint()
         return self
 
@@ -173,7 +167,8 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
             attention_mask: `(batch, mel frames)` or `(batch, samples)`, 1 on real ones; all real when None.
 
         Raises:
-            ValueError: the other kind of input, wrong shapes, an utterance without a frame or sample.
+            ValueError: the other kind of input or both, wrong shapes, an utterance without a frame or sample, padding
+                before an utterance's end, NaN or infinity in it.
         """
         inputs, attention_mask = check_inputs(self.config, input_features, attention_mask, input_values)
         return layer_states(self.encoder, inputs, attention_mask)
@@ -197,24 +192,28 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
             num_books: the first so many alone.
 
         Raises:
-            ValueError: the semantic book has not been fitted, or there are not so many.
+            ValueError: the semantic book has not been fitted, there are not so many, or depths that no utterance has.
         """
-        if num_books is not None and not 1 <= num_books <= self.config.num_books:
-            raise ValueError(f"num_books must be 1 to {self.config.num_books}; got {num_books}.")
-        mixed = self.mix_layers(hidden_states)
-        if not self.config.num_semantic_codes:
-            acoustic = self.acoustic_quantizer(mixed, mask, depths, num_books)
-            states, codes = acoustic.quantized, acoustic.codes
-        else:
+        config = self.config
+        num_books = config.num_books if num_books is None else whole_number(num_books, "num_books")
+        if not 1 <= num_books <= config.num_books:
+            raise ValueError(f"num_books must be 1 to {config.num_books}; got {num_books}.")
+        if depths is not None:
+            check_depths(depths, len(mask), config.fewest_acoustic_books, config.num_acoustic_books)
+        states, codes, losses = 0.0, [], hidden_states.new_zeros(2, len(mask), dtype=torch.float32)
+        if config.num_semantic_codes:
             self._check_fitted()
-            semantic, semantic_codes = self.semantic_quantizer(hidden_states[:, :, self.config.semantic_layer])
-            num_acoustic = None if num_books is None else num_books - 1
-            acoustic = self.acoustic_quantizer(mixed - semantic, mask, depths, num_acoustic)  # eq. 2
-            states = semantic + acoustic.quantized  # eq. 3
-            codes = torch.cat([semantic_codes[:, None], acoustic.codes], dim=1)
-        codes = codes.masked_fill(~mask[:, None], PADDING_CODE)
-        states = states.masked_fill(~mask[..., None], 0.0)
-        return QuantizedStates(states, codes, acoustic.commitment_loss, acoustic.codebook_loss)
+            states, ids = self.semantic_quantizer(hidden_states[:, :, config.semantic_layer])
+            codes.append(ids[:, None])
+        num_acoustic = num_books - len(codes)
+        if num_acoustic:  # else neither the layers' weights nor W are asked
+            residual = self.mix_layers(hidden_states) - states  # eq. 2
+            acoustic = self.acoustic_quantizer(residual, mask, depths, num_acoustic)
+            states = states + acoustic.quantized  # eq. 3
+            codes.append(acoustic.codes)
+            losses = acoustic.commitment_loss, acoustic.codebook_loss
+        codes = torch.cat(codes, dim=1).masked_fill(~mask[:, None], PADDING_CODE)
+        return QuantizedStates(states.masked_fill(~mask[..., None], 0.0), codes, *losses)
 
     def _check_fitted(self):
         if not self.semantic_quantizer.is_fitted:
@@ -231,21 +230,21 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
         depths: Tensor | None = None,
         first_tokens: Tensor | None = None,
         num_tokens: int | None = None,
-        **kwargs,
     ) -> HasrdOutput:
         """
         Encode and decode with gradients, in one pass; see `latents` for arguments and errors, `encode` for any length.
 
         Args:
-            depths: `(batch,)`, how many acoustic books each utterance uses. When None, all of them do; in training
-                mode `quantizer_dropout` shortens some, and never drops the semantic book.
+            depths: `(batch,)`, how many acoustic books each utterance uses: any number, 1 at least without a semantic
+                book. When None, all of them do; in training mode `quantizer_dropout` shortens some, and never drops
+                the semantic book.
             first_tokens: `(batch,)`, decode so many tokens alone, `num_tokens`, from here in each utterance: the
                 decoder sees little and costs most, while the encoder hears it all. All are decoded when None.
         """
         hidden_states, mask = self.latents(input_features, attention_mask, input_values)
         config = self.config
         if depths is None and self.training and config.quantizer_dropout and config.num_acoustic_books:
-            fewest, most = 0 if config.num_semantic_codes else 1, config.num_acoustic_books
+            fewest, most = config.fewest_acoustic_books, config.num_acoustic_books
             depths = draw_depths(len(mask), config.quantizer_dropout, fewest, most, mask.device)
         quantized = self.quantize(hidden_states, mask, depths)
         decoded = quantized.states, mask
@@ -320,12 +319,14 @@ class HasrdModel(PreTrainedAudioTokenizerBase):
             tokens_per_chunk: how many are decoded at once; bounds the memory. The audio is that of one pass.
 
         Raises:
-            ValueError: other shapes, codes out of a book's range, books that were not given, or none, more samples
-                than the tokens have.
+            ValueError: other shapes or types, -1 or padding before an utterance's end, codes out of a book's range,
+                books that were not given, or none, more samples than the tokens have, `tokens_per_chunk` below 1.
         """
-        mask = check_codes(audio_codes, attention_mask, self.config.book_sizes)
+        audio_codes, mask = check_codes(audio_codes, attention_mask, self.config.book_sizes)
         books = select_books(books, audio_codes.shape[1], self.config)
         num_samples = check_num_samples(num_samples, mask, self.config.samples_per_token)
+        if whole_number(tokens_per_chunk, "tokens_per_chunk") < 1:
+            raise ValueError(f"tokens_per_chunk must be at least 1; got {tokens_per_chunk}.")
         if self.config.num_semantic_codes and 0 in books:
             self._check_fitted()
         context = decoder_context(self.config.upsampling_ratios, self.config.residual_dilations)

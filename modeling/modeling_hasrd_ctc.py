@@ -11,7 +11,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hasrd_ctc import HasrdCTCConfig
+from .checked_loading import CheckedLoadingMixin
 from .layer_states import check_inputs, layer_states
+from .mel_frames import stack_frames
 from .modeling_hasrd import HasrdModel
 from .pretrained_encoders import build_encoder, load_encoder_weights
 
@@ -30,15 +32,15 @@ class HasrdCTCOutput(ModelOutput):
     attention_mask: torch.BoolTensor | None = None
 
 
-class HasrdForCTC(PreTrainedModel):
+class HasrdForCTC(CheckedLoadingMixin, PreTrainedModel):
     """
     The paper's measure of a representation (HASRD, section 3, "Evaluation"; Tables 3 and 4, Fig. 2).
 
     audio -> frozen HASRD or encoder -> representation -> two bidirectional LSTM layers -> characters, by CTC.
 
-    What is measured stays in evaluation mode and gets no gradients. Of a HASRD there is only what its representation
-    needs: its decoder never, its books when they are read, its encoder unless the features are read as they are.
-    Padding is exact: LSTMs run over real tokens alone.
+    What is measured stays in evaluation mode and gets no gradients. Of a HASRD there is all but the decoder when books
+    are read, also those that come after them; else its encoder alone, and nothing when the features are read as they
+    are. Padding is exact: LSTMs run over real tokens alone. A model loads in float32 unless `dtype` asks for another.
     """
 
     config_class = HasrdCTCConfig
@@ -103,6 +105,11 @@ class HasrdForCTC(PreTrainedModel):
             load_encoder_weights(model.encoder, folder)
         return model
 
+    def check_parts(self, name: str):
+        """Raise ValueError for a semantic book that was fitted on another encoder or layer; `name` is the model's."""
+        if self.config.reads_books:
+            self.codec.check_parts(name)
+
     def freeze_speech_model(self):
         """Take what is measured out of `parameters()` that are trained."""
         for module in self._speech_models():
@@ -140,13 +147,14 @@ class HasrdForCTC(PreTrainedModel):
             attention_mask: `(batch, mel frames)` or `(batch, samples)`, 1 on real ones; all real when None.
 
         Raises:
-            ValueError: the other kind of input, wrong shapes, an utterance without a frame or sample, a semantic book
-                that has not been fitted.
+            ValueError: the other kind of input or both, wrong shapes, an utterance without a frame or sample, padding
+                before an utterance's end, NaN or infinity in it, a semantic book that has not been fitted.
         """
         config = self.config
         inputs, attention_mask = check_inputs(config, input_features, attention_mask, input_values)
         if config.representation == "features":
-            return stack_frames(inputs, attention_mask, config.encoder_config.frames_per_token)
+            states, mask = stack_frames(inputs, attention_mask, config.encoder_config.frames_per_token)
+            return states.float(), mask
         if config.reads_books:
             states, mask = layer_states(self.codec.encoder, inputs, attention_mask)
             books = config.book_numbers
@@ -169,6 +177,9 @@ class HasrdForCTC(PreTrainedModel):
         labels: `(batch, characters)`, -100 on padding.
         representation: what `represent` gave, in place of features or samples, where it was kept; `attention_mask` is
             then its own, `(batch, tokens)`.
+
+        Raises:
+            ValueError: labels of another shape, that are no characters, or more than an utterance's tokens can write.
         """
         if representation is None:
             states, mask = self.represent(input_features, attention_mask, input_values)
@@ -181,11 +192,13 @@ class HasrdForCTC(PreTrainedModel):
         hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=mask.shape[1])
         output = HasrdCTCOutput(logits=self.head(hidden), attention_mask=mask)
         if labels is not None:
-            real = labels.ne(-100)
+            blank, num_tokens = self.config.pad_token_id, mask.sum(dim=1)
+            num_labels = count_labels(labels, num_tokens, self.config.vocab_size, blank)
             log_probabilities = output.logits.float().log_softmax(dim=-1).transpose(0, 1)
-            counts = mask.sum(dim=1), real.sum(dim=1)
-            options = dict(blank=self.config.pad_token_id, reduction="sum", zero_infinity=True)
-            output.loss = nn.functional.ctc_loss(log_probabilities, labels[real], *counts, **options) / real.sum()
+            total = nn.functional.ctc_loss(
+                log_probabilities, labels[labels.ne(-100)], num_tokens, num_labels, blank, reduction="sum"
+            )
+            output.loss = total / num_labels.sum().clamp(min=1)
         return output
 
     @torch.no_grad()
@@ -211,14 +224,31 @@ class HasrdForCTC(PreTrainedModel):
         return pad_sequence(rows, batch_first=True, padding_value=self.config.pad_token_id)
 
 
-def stack_frames(frames: Tensor, attention_mask: Tensor, per_token: int) -> tuple[Tensor, Tensor]:
+def count_labels(labels: Tensor, num_tokens: Tensor, vocab_size: int, blank_id: int) -> Tensor:
     """
-    The mel frames of each token one after another, `(batch, tokens, per_token x mels)`, zeros on padding, and which
-    tokens are real `(batch, tokens)`, of frames `(batch, mel frames, mels)` and their mask `(batch, mel frames)`.
+    How many labels `(batch,)` there are in `(batch, characters)`, -100 on padding, of `num_tokens` `(batch,)` tokens.
+
+    Raises:
+        ValueError: another shape, ids that are no characters, or more of them than CTC can write at so many tokens.
     """
-    frames = frames.masked_fill(~attention_mask.bool()[..., None], 0.0)
-    frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % per_token))
-    return frames.unflatten(1, (-1, per_token)).flatten(2).float(), attention_mask[:, ::per_token].bool()
+    if labels.dim() != 2 or len(labels) != len(num_tokens):
+        raise ValueError(f"labels must be (batch, characters) of {len(num_tokens)} rows; got {tuple(labels.shape)}.")
+    real = labels.ne(-100)
+    wrong = labels[real & ((labels < 0) | (labels >= vocab_size) | (labels == blank_id))]
+    if len(wrong):
+        raise ValueError(
+            f"labels must lie in [0, {vocab_size}), without the blank, {blank_id}, and be -100 on padding; got "
+            f"{wrong.unique().tolist()}."
+        )
+    repeated = (labels[:, 1:] == labels[:, :-1]) & real[:, 1:]
+    needed = real.sum(dim=1) + repeated.sum(dim=1)  # a blank stands between two that are alike
+    impossible = (needed > num_tokens).nonzero().flatten().tolist()
+    if impossible:
+        raise ValueError(
+            f"the texts of the utterances {impossible} of this batch take {needed[impossible].tolist()} tokens, and "
+            f"their audio has {num_tokens[impossible].tolist()}: correct them or leave them out."
+        )
+    return real.sum(dim=1)
 
 
 def read_off(logits: Tensor, mask: Tensor, blank_id: int) -> list[Tensor]:

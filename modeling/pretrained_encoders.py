@@ -35,8 +35,10 @@ def load_encoder_weights(encoder: PreTrainedModel, folder: str) -> None:
 
 
 def weights_checksum(module: nn.Module) -> str:
-    """Of frozen weights, to know them again; as float32, whatever they are kept in."""
+    """Of frozen weights, to know them again; as float32, whatever they are kept in, and without `NOT_TRAINED`."""
     checksum = 0
-    for weights in module.state_dict().values():
+    for name, weights in module.state_dict().items():
+        if name.endswith(NOT_TRAINED):  # drawn anew at each loading where a checkpoint lacks it
+            continue
         checksum = zlib.crc32(weights.detach().float().cpu().flatten().view(torch.uint8).numpy(), checksum)
     return f"{checksum:08x}"

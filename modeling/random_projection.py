@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .vector_quantization import nearest_codes
+from .vector_quantization import Float32Buffers, nearest_codes
 
 
-class RandomProjectionQuantizer(nn.Module):
+class RandomProjectionQuantizer(Float32Buffers):
     """
     A random projection and a random codebook, neither of which is ever trained (BEST-RQ, Chiu et al., 2022, eq. 1).
 

@@ -1,16 +1,16 @@
 """Residual quantization: a semantic book fitted offline, and acoustic books that gradients fit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .quantization import straight_through
-from .vector_quantization import nearest_codes
+from .vector_quantization import Float32Buffers, nearest_codes
 
 
-class SemanticQuantizer(nn.Module):
+class SemanticQuantizer(Float32Buffers):
     """
     The k-means book (HASRD, section 2.2): nearest centroids in L2, float32 whatever the model's dtype.
 
@@ -27,14 +27,6 @@ class SemanticQuantizer(nn.Module):
     @property
     def is_fitted(self) -> bool:
         return not bool(self.codebook[0, 0].isnan())
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        """A model that is cast to half precision keeps its centroids: near a border their digits decide."""
-        kept = self.codebook
-        super()._apply(fn, recurse)
-        if self.codebook.dtype != torch.float32:
-            self.codebook = kept.to(self.codebook.device)
-        return self
 
     @torch.no_grad()
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,3 +148,12 @@ def draw_depths(batch: int, share: float, fewest: int, num_books: int, device: t
     """
     depths = torch.randint(fewest, num_books + 1, (batch,), device=device)
     return torch.where(torch.rand(batch, device=device) < share, depths, num_books)
+
+
+def check_depths(depths: Tensor, batch: int, fewest: int, num_books: int) -> None:
+    """Raise ValueError unless `depths` are `(batch,)` numbers of books in `fewest` .. `num_books`."""
+    if depths.shape != (batch,) or bool(((depths < fewest) | (depths > num_books)).any()):
+        raise ValueError(
+            f"depths must be (batch,) = {(batch,)} numbers of acoustic books, {fewest} to {num_books}; got "
+            f"{depths.tolist()}."
+        )

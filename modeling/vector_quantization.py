@@ -34,7 +34,22 @@ def nearest_codes(latents: Tensor, codes: Tensor) -> Tensor:
     return ids.view(latents.shape[:-1])
 
 
-class EMAVectorQuantizer(nn.Module):
+class Float32Buffers(nn.Module):
+    """
+    A module whose buffers stay float32 when its model is cast: between two codes their last digits decide, and
+    averages move by less than half precision can hold.
+    """
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer.dtype != torch.float32:
+                self._buffers[name] = kept[name].to(buffer.device)
+        return self
+
+
+class EMAVectorQuantizer(Float32Buffers):
     """
     Nearest-neighbour quantizer with an exponential-moving-average codebook (van den Oord et al., 2017, appendix A.1;
     Explainable disentanglement, section II-B).
@@ -72,15 +87,6 @@ class EMAVectorQuantizer(nn.Module):
             init.copy_(self.codebook, nn.functional.normalize(self.codebook, dim=-1))
         init.copy_(self.sums, self.codebook[: self.num_codes])
         init.ones_(self.sizes)
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        """A model that is cast to half precision keeps its averages: a decay of 0.9 needs their digits."""
-        kept = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            if buffer.dtype != torch.float32:
-                self._buffers[name] = kept[name].to(buffer.device)
-        return self
 
     @torch.no_grad()
     def nearest(self, latents: Tensor) -> Tensor:

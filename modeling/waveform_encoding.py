@@ -51,12 +51,15 @@ def encode_waveforms(
     What `run` gives `(batch, frames, dim)` for samples `(batch, samples)` under their mask.
 
     run: called with samples, their mask or None where all are real, and which rows of the batch they are. Once for the
-        whole batch, or row by row without any padding where the encoder would see the padding all the same.
+        whole batch, or row by row without any padding where the encoder would see the padding all the same and
+        lengths differ.
     """
     input_values = input_values.to(encoder.dtype)
     if encoder.config.feat_extract_norm != "group":
         return run(input_values, attention_mask, slice(None))
     # the first convolution is normalized over time, padding included: these encoders want no padding at all
     lengths = attention_mask.sum(dim=-1).tolist()
+    if len(set(lengths)) == 1:
+        return run(input_values[:, : lengths[0]], None, slice(None))
     rows = [run(input_values[row, None, :length], None, slice(row, row + 1))[0] for row, length in enumerate(lengths)]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -11,6 +11,8 @@ from .log_mel_features import WINDOW, LogMelFeatureExtractor
 
 HOP = 8  # ms
 FRAMES_PER_TOKEN = 4
+BLOCK = 7500  # frames, a minute, whose energies are computed at once
+MARGIN = 2  # frames on each side: a window reaches 8.5 ms beyond its own 8
 
 
 class BestRQFeatureExtractor(LogMelFeatureExtractor):
@@ -67,11 +69,25 @@ class BestRQFeatureExtractor(LogMelFeatureExtractor):
         """512 at 16 kHz."""
         return FRAMES_PER_TOKEN * HOP * self.sampling_rate // 1000
 
-    @torch.autocast("cpu", enabled=False)  # half precision cannot hold the range of the energies
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """Log mel energies `(mel frames, mel bins)`, in nats, of a checked waveform `(samples,)`."""
+        """
+        Log mel energies `(mel frames, mel bins)`, in nats, of a checked waveform `(samples,)`.
+
+        Kaldi's copies of every sample, one for each window that sees it, are those of `BLOCK` frames at a time.
+        """
         missing = -len(waveform) % self.samples_per_token
-        waveform = torch.cat([waveform, waveform.flip(0)[:missing]])
+        waveform = torch.cat([waveform, waveform[len(waveform) - missing :].flip(0)])
+        hop = self.samples_per_token // FRAMES_PER_TOKEN
+        blocks = []
+        for first in range(0, len(waveform) // hop, BLOCK):
+            start = max(first - MARGIN, 0)
+            energies = self._block_energies(waveform[start * hop : (first + BLOCK + MARGIN) * hop])
+            blocks.append(energies[first - start :][:BLOCK])
+        return torch.cat(blocks)
+
+    @torch.autocast("cpu", enabled=False)  # half precision cannot hold the range of the energies
+    def _block_energies(self, waveform: Tensor) -> Tensor:
+        """Log mel energies `(mel frames, mel bins)` of samples at whose ends the audio is mirrored."""
         return kaldi.fbank(
             waveform[None],
             num_mel_bins=self.num_mel_bins,

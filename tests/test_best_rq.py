@@ -1,6 +1,7 @@
 """Questions to BEST-RQ's model: labels, masks, the loss of eq. 1, padding, precision, saving, refusal."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -27,6 +28,16 @@ def draw(num_tokens: int, seed: int = 0, **fields) -> torch.Tensor:
 
 
 # --- the quantizer ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_that_is_cast_keeps_its_labels(dtype):
+    """Rounded projections and codes would be others."""
+    model, inputs = make_best_rq(), make_inputs((200, 150))
+    expected = model.quantize(**inputs)
+    model.to(dtype)
+    assert model.head.weight.dtype == dtype
+    assert torch.equal(model.quantize(**inputs), expected)
 
 
 def test_labels_are_those_of_a_plain_cosine_look_up():
@@ -298,6 +309,10 @@ def test_the_papers_encoder_has_its_size():
         ({"hidden_size": 512}, "multiple of num_attention_heads=12; got 512"),
         ({"hidden_size": 15, "num_attention_heads": 3}, "must be even"),
         ({"conv_kernel_size": 32}, "must be odd; got 32"),
+        ({"conv_kernel": 5}, "exceed conv_stride=2 by an even number; got 5"),
+        ({"conv_kernel": 1}, "got 1"),
+        ({"layerdrop": 0.1}, "layerdrop must be 0, .* got 0.1"),
+        ({"dropout_positions": 0.1}, "dropout_positions must be 0, .* got 0.1"),
         ({"mask_length": 6}, "multiple of the 4 mel frames of a token; got 6"),
         ({"mask_probability": 0.3}, "masks 120% of them"),
         ({"mask_probability": 0.0}, "masks 0% of them"),
@@ -306,7 +321,7 @@ def test_the_papers_encoder_has_its_size():
 def test_configurations_that_cannot_be_are_refused(fields, message):
     with pytest.raises(StrictDataclassClassValidationError) as error:
         BestRQConfig(**fields)
-    assert message in str(error.value.__cause__ or error.value)
+    assert re.search(message, str(error.value.__cause__ or error.value))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import DacConfig, DacModel
-from transformers.models.dac.modeling_dac import Snake1d
+from transformers.models.dac.modeling_dac import DacDecoder, DacResidualUnit, Snake1d
 
 from clearspeech.modeling.codec_layers import (
     DepthwiseConvolution,
@@ -73,13 +73,55 @@ def test_the_transposed_convolution_is_pytorchs(stride, frames):
     torch.testing.assert_close(*gradients)
 
 
+def randomize_snakes(module: nn.Module):
+    """Other values than the 1 that they start from, and than one another's."""
+    for snake in module.modules():
+        if isinstance(snake, Snake1d):
+            nn.init.uniform_(snake.alpha, 0.5, 2.0)
+
+
+def load_unit(dac: DacResidualUnit, ours: ResidualUnit):
+    pairs = (
+        (dac.snake1, ours.snake1),
+        (dac.conv1, ours.dilated),
+        (dac.snake2, ours.snake2),
+        (dac.conv2, ours.projection),
+    )
+    for target, source in pairs:
+        target.load_state_dict(source.state_dict())
+
+
+def load_decoder(dac: DacDecoder, ours: WaveformDecoder):
+    pairs = [(dac.conv1, ours.input_convolution), (dac.snake1, ours.snake), (dac.conv2, ours.output_convolution)]
+    for block, our_block in zip(dac.block, ours.blocks, strict=True):
+        pairs += [(block.snake1, our_block.snake), (block.conv_t1, our_block.convolution)]
+        for unit, our_unit in zip((block.res_unit1, block.res_unit2, block.res_unit3), our_block.units, strict=True):
+            load_unit(unit, our_unit)
+    for target, source in pairs:
+        target.load_state_dict(source.state_dict())
+
+
 @pytest.mark.parametrize("separable", [True, False])
-def test_a_residual_unit_follows_dacs(separable):
-    """Snake, dilated convolution, Snake, convolution of one frame, and the input."""
-    unit = ResidualUnit(6, 3, separable)
+def test_a_residual_unit_is_dacs(separable):
+    """With a depthwise and a pointwise convolution in place of DAC's dilated one, where they are separable."""
+    unit, dac = ResidualUnit(6, 3, separable), DacResidualUnit(6, 3)
+    if separable:
+        dac.conv1 = nn.Sequential(nn.Conv1d(6, 6, 7, dilation=3, padding=9, groups=6), nn.Conv1d(6, 6, 1))
+    randomize_snakes(unit)
+    load_unit(dac, unit)
     inputs = torch.randn(2, 6, 30)
-    dilated = unit.dilated if separable else lambda hidden: unit.dilated(hidden)
-    torch.testing.assert_close(unit(inputs, None), inputs + unit.projection(unit.snake2(dilated(unit.snake1(inputs)))))
+    torch.testing.assert_close(unit(inputs, None), dac(inputs))
+
+
+@pytest.mark.parametrize("frames", [1, 12, 200])
+def test_the_decoder_is_dacs(frames):
+    """Where strides are even: DAC's loses a sample at an odd one."""
+    decoder = WaveformDecoder(hidden_size=12, decoder_channels=16, ratios=(4, 2), separable=False)
+    dac = DacDecoder(DacConfig(hidden_size=12, decoder_hidden_size=16, upsampling_ratios=[4, 2]))
+    randomize_snakes(decoder)
+    load_decoder(dac, decoder)
+    states = torch.randn(2, frames, 12)
+    torch.testing.assert_close(decoder(states), dac(states.transpose(1, 2))[:, 0], atol=1e-6, rtol=1e-5)
 
 
 def test_frames_become_states_and_states_become_samples():
@@ -105,6 +147,15 @@ def test_padding_changes_nothing(separable):
         torch.testing.assert_close(states[row, :tokens], alone[0], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(samples[row, : 24 * tokens], decoder(alone)[0], atol=1e-6, rtol=1e-5)
         assert not samples[row, 24 * tokens :].any()
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_what_stands_on_padding_does_not_matter_even_nan(separable):
+    front_end, features = FbankFrontEnd(**TINY_FRONT_END, separable=separable), torch.randn(2, 22, 8)
+    mask = torch.arange(22) < torch.tensor([[12], [22]])
+    states, states_mask = front_end(features, mask)
+    broken, _ = front_end(features.masked_fill(~mask[..., None], float("nan")), mask)
+    assert torch.equal(broken[states_mask], states[states_mask])
 
 
 def test_blocks_shorten_and_lengthen_the_mask():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
+from clearspeech.processing import feature_extraction_best_rq
 from clearspeech.processing.feature_collator import FeatureCollator
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 
@@ -79,6 +80,24 @@ def test_an_utterance_alone_and_in_a_batch_has_the_same_features_bit_for_bit(nor
     assert torch.equal(batch.input_features[0, :num_frames], alone.input_features[0])
     assert batch.input_features[0, num_frames:].abs().max() == 0.0
     assert batch.attention_mask.sum(dim=1).tolist() == [num_frames, 4 * 79]
+
+
+@pytest.mark.parametrize("num_samples", [5119, 5121, 10240, 10241, 16001])
+def test_long_audio_is_read_in_blocks_whose_frames_are_those_of_one_pass(
+    extractor, make_speech, monkeypatch, num_samples
+):
+    """Bit for bit, so that its memory is that of a block."""
+    speech, seen = make_speech(num_samples), []
+    expected = features_of(extractor, speech)
+    fbank = feature_extraction_best_rq.kaldi.fbank
+    monkeypatch.setattr(
+        feature_extraction_best_rq.kaldi,
+        "fbank",
+        lambda waveform, **options: (seen.append(waveform.shape[1]), fbank(waveform, **options))[1],
+    )
+    monkeypatch.setattr(feature_extraction_best_rq, "BLOCK", 40)
+    np.testing.assert_array_equal(features_of(extractor, speech), expected)
+    assert len(seen) == -(-num_samples // 5120) and max(seen) <= (40 + 2 * 2) * 128
 
 
 def test_features_are_the_same_each_time(extractor, make_speech):

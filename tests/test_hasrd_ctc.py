@@ -114,6 +114,38 @@ def test_the_loss_is_the_sum_over_all_alignments_per_label(inputs):
     assert float(output.loss) == pytest.approx(-float(total.log()) / 2, rel=1e-4)
 
 
+def test_an_empty_text_has_a_loss_of_blanks_alone(inputs):
+    model, _ = make_recognizer("layer")
+    with torch.no_grad():
+        output = model(**inputs, labels=torch.full((2, 3), -100))
+        blanks = output.logits.log_softmax(dim=-1)[..., 0][output.attention_mask].sum()
+    torch.testing.assert_close(output.loss, -blanks)
+
+
+def test_a_text_that_its_tokens_can_just_write_has_a_loss(inputs):
+    """A blank has to stand between two letters that are alike."""
+    model, _ = make_recognizer("layer")
+    labels = torch.tensor([[5, 6, 5, 6], [5, 6, 6, -100]])
+    assert bool(model(**inputs, labels=labels).loss.isfinite())
+    with pytest.raises(
+        ValueError, match=r"utterances \[1\] of this batch take \[5\] tokens, and their audio has \[4\]"
+    ):
+        model(**inputs, labels=torch.tensor([[5, 6, 5, 6], [5, 6, 6, 5]]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[5, 0], [6, -100]], r"without the blank, 0, and be -100 on padding; got \[0\]"),
+        ([[5, 31], [6, -1]], r"must lie in \[0, 31\).* got \[-1, 31\]"),
+        ([[5, 6]], r"\(batch, characters\) of 2 rows; got \(1, 2\)"),
+    ],
+)
+def test_labels_that_are_no_characters_are_refused(labels, message, inputs):
+    with pytest.raises(ValueError, match=message):
+        make_recognizer("layer")[0](**inputs, labels=torch.tensor(labels))
+
+
 def test_blanks_alone_are_an_empty_text(inputs):
     model, _ = make_recognizer()
     with torch.no_grad():
@@ -183,6 +215,40 @@ def test_a_saved_recognizer_is_the_same_and_holds_no_more_than_it_needs(represen
     needs = {"features": set(), "layer": {"encoder"}, "layers": {"encoder"}}
     assert parts == needs.get(representation, {"codec"})
     assert not any("decoder" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("encoder", ["best_rq", "hubert"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_the_centroids(encoder, dtype, tmp_path):
+    """Of a recognizer that is loaded in it, and of one that was cast, saved and loaded."""
+    model, _ = make_recognizer("combined", encoder)
+    centroids = model.codec.semantic_quantizer.codebook.clone()
+    model.save_pretrained(tmp_path / "single")
+    model.to(dtype).save_pretrained(tmp_path / "half")
+    for folder in ("single", "half"):
+        half = AutoModelForCTC.from_pretrained(tmp_path / folder, dtype=dtype)
+        assert half.head.weight.dtype == half.codec.encoder.dtype == dtype
+        assert torch.equal(half.codec.semantic_quantizer.codebook, centroids)
+        inputs = make_inputs(half.codec, 9, 4)
+        assert bool(half(**inputs).logits.isfinite().all())
+    assert HasrdForCTC.from_pretrained(tmp_path / "half").dtype == torch.float32
+
+
+def test_a_recognizer_without_all_of_its_weights_is_refused(tmp_path):
+    model, _ = make_recognizer()
+    weights = {name: values for name, values in model.state_dict().items() if name != "codec.projection.weight"}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match="lacks weights of a HasrdForCTC: codec.projection.weight"):
+        HasrdForCTC.from_pretrained(tmp_path)
+
+
+def test_a_recognizer_of_another_encoder_than_its_books_is_refused(tmp_path):
+    model, _ = make_recognizer()
+    with torch.no_grad():
+        next(model.codec.encoder.parameters()).add_(0.1)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the semantic book in .* was fitted on layer 1 of .*, but this encoder is"):
+        HasrdForCTC.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("representation", REPRESENTATIONS)

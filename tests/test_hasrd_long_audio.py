@@ -1,8 +1,9 @@
 """Long audio through HASRD: windows to encode it in, chunks to decode it in, memory that does not grow."""
 
+import numpy as np
 import pytest
 import torch
-from tiny_hasrd import ENCODERS, make_hasrd, make_inputs, row_of
+from tiny_hasrd import ENCODERS, make_feature_extractor, make_hasrd, make_inputs, row_of
 
 from clearspeech import HasrdModel
 from clearspeech.modeling.chunked_coding import decoder_context, decoding_chunks, encoding_windows
@@ -68,7 +69,7 @@ def test_convolutions_do_not_see_the_seams():
     assert torch.equal(model.encode(**inputs).audio_codes, expected)
 
 
-def test_memory_for_long_audio_is_that_of_a_window(best_rq, monkeypatch):
+def test_memory_for_long_audio_is_that_of_a_window(best_rq):
     """No pass over more tokens than a window or a chunk with its context."""
     seen = []
     for module in (best_rq.encoder, best_rq.decoder):
@@ -85,7 +86,9 @@ def test_memory_for_long_audio_is_that_of_a_window(best_rq, monkeypatch):
 
 @pytest.mark.slow
 def test_an_hour_is_encoded_and_decoded():
-    model = make_hasrd("front_end", decoder_channels=16)
-    codes = model.encode(torch.randn(1, 450_000, 8)).audio_codes
-    assert codes.shape == (1, 3, 112_500)
+    """From samples to samples; of what grows with its length there are those, the features and the codes."""
+    model, extractor = make_hasrd(decoder_channels=16), make_feature_extractor()
+    hour = 0.1 * np.random.default_rng(0).standard_normal(57_600_000, dtype=np.float32)
+    codes = model.encode(**extractor(hour, sampling_rate=16000, return_tensors="pt")).audio_codes
+    assert codes.shape == (1, 4, 112_500) and codes.min() >= 0
     assert model.decode(codes, num_samples=57_600_000).audio_values.shape == (1, 57_600_000)

@@ -2,10 +2,18 @@
 
 import torch
 from torch import Tensor
-from transformers import HubertConfig, PreTrainedConfig, Wav2Vec2Config, WavLMConfig
+from transformers import (
+    FeatureExtractionMixin,
+    HubertConfig,
+    PreTrainedConfig,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+)
 
 from clearspeech import HasrdConfig, HasrdModel
 from clearspeech.configuration.configuration_best_rq import BestRQConfig
+from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 
 BLOCKS = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 CONVOLUTIONS = dict(
@@ -48,6 +56,13 @@ def fit_at_random(model: HasrdModel):
     """States that are not there as the semantic book's centroids."""
     codebook = model.semantic_quantizer.codebook
     model.set_semantic_codebook(torch.randn_like(codebook), model.encoder_fingerprint())
+
+
+def make_feature_extractor(encoder: str = "best_rq") -> FeatureExtractionMixin:
+    """What an encoder of these reads, made of samples."""
+    if encoder in ("best_rq", "front_end"):
+        return BestRQFeatureExtractor(num_mel_bins=8)
+    return Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
 
 def make_inputs(model: HasrdModel, *num_tokens: int, seed: int = 0, padding: int = 0) -> dict[str, Tensor]:

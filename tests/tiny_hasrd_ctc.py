@@ -4,15 +4,14 @@ from pathlib import Path
 
 import torch
 from tiny_corpora import encode, make_tone, write_folder
-from tiny_hasrd import ENCODERS, make_config, make_hasrd
+from tiny_hasrd import ENCODERS, make_feature_extractor, make_hasrd
 from tiny_training import ARGUMENTS, KillAfterStep, speech_corpus
-from transformers import FeatureExtractionMixin, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedModel
 
 from clearspeech.configuration.configuration_hasrd_ctc import HasrdCTCConfig
 from clearspeech.modeling.modeling_hasrd_ctc import HasrdForCTC
 from clearspeech.modeling.pretrained_encoders import build_encoder
 from clearspeech.processing.character_tokenizer import build_character_tokenizer
-from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.processing.feature_text_collator import FeatureTextCollator
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.trainers.speech_trainer import prepare_output_folder
@@ -28,13 +27,6 @@ REPRESENTATIONS = {  # by name: fields
     "combined": dict(representation="combined"),
     "books": dict(representation="books", books=[1, 3]),
 }
-
-
-def make_feature_extractor(encoder: str = "best_rq") -> FeatureExtractionMixin:
-    """What `tiny_hasrd`'s encoder reads."""
-    if encoder in ("best_rq", "front_end"):
-        return BestRQFeatureExtractor(num_mel_bins=8)
-    return Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
 
 def save_speech_model(folder, encoder: str = "best_rq", whole: bool = True, **fields) -> tuple[PreTrainedModel, str]:
@@ -57,7 +49,7 @@ def make_recognizer(
     codec = make_hasrd(encoder)
     torch.manual_seed(0)
     config = HasrdCTCConfig(
-        speech_config=make_config(encoder), **SIZES | REPRESENTATIONS[representation] | fields, vocab_size=31
+        speech_config=codec.config, **SIZES | REPRESENTATIONS[representation] | fields, vocab_size=31
     )
     model = HasrdForCTC(config).eval()
     codec.decoder = None

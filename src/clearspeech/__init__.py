@@ -79,6 +79,7 @@ AutoModelForPreTraining.register(BestRQConfig, BestRQForPreTraining)
 AutoFeatureExtractor.register(BestRQConfig, BestRQFeatureExtractor)
 
 AutoConfig.register("hasrd", HasrdConfig)
+AutoModel.register(HasrdConfig, HasrdModel)
 AutoModelForAudioTokenization.register(HasrdConfig, HasrdModel)
 AutoFeatureExtractor.register(HasrdConfig, BestRQFeatureExtractor)
 
