@@ -28,4 +28,4 @@ def test_a_validation_shows_how_far_it_is_unless_bars_are_off(tmp_path, capsys):
     for is_off in (False, True):
         trainer = build_ctc_trainer(tmp_path, disable_tqdm=is_off, per_device_eval_batch_size=2)
         trainer.evaluate()
-        assert ("validation: 100%" in capsys.readouterr().err) != is_off
+        assert ("validation: " in capsys.readouterr().err) != is_off
