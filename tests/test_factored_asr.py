@@ -3,96 +3,18 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from tiny_frame_encoders import ENCODERS, LENGTHS, SIZES, alone, build, make_inputs
 from transformers import (
     GenerationConfig,
-    HubertConfig,
     ParakeetCTCConfig,
-    ParakeetEncoderConfig,
     ParakeetForCTC,
-    Wav2Vec2Config,
-    WavLMConfig,
-    WhisperConfig,
     WhisperModel,
 )
 
 from clearspeech.configuration.configuration_factored_asr import FactoredASRConfig
 from clearspeech.modeling.factor_networks import FactorNetwork
-from clearspeech.modeling.frame_encoders import FrameEncoder
 from clearspeech.modeling.gradient_reversal import reverse_gradient
 from clearspeech.modeling.modeling_factored_asr import FactoredASRForRNNT
-
-SIZES = dict(factor_dim=8, factor_hidden_size=12, decoder_hidden_size=16, vocab_size=11, blank_token_id=10)
-CONFORMER = dict(model_type="conformer_encoder", hidden_size=16, num_attention_heads=2, intermediate_size=32)
-WAVEFORMS = dict(
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=32,
-    conv_dim=(8, 8),
-    conv_kernel=(10, 8),
-    conv_stride=(5, 4),
-    num_feat_extract_layers=2,
-    num_conv_pos_embeddings=4,
-    num_conv_pos_embedding_groups=2,
-)
-ENCODERS = {
-    "lstm": dict(model_type="lstm_encoder", input_size=12, hidden_size=16, num_hidden_layers=2),
-    "conformer": dict(CONFORMER, input_size=12, num_hidden_layers=2, conv_kernel_size=5),
-    "whisper": WhisperConfig(
-        d_model=16,
-        encoder_layers=1,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        num_mel_bins=12,
-        max_source_positions=50,
-        pad_token_id=0,
-    ),
-    "parakeet": ParakeetEncoderConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_mel_bins=16,
-        subsampling_conv_channels=4,
-    ),
-    "wav2vec2": Wav2Vec2Config(**WAVEFORMS, feat_extract_norm="layer", do_stable_layer_norm=True),
-    "wav2vec2, group norm": Wav2Vec2Config(**WAVEFORMS),
-    "hubert": HubertConfig(**WAVEFORMS, feat_extract_norm="layer"),
-    "wavlm": WavLMConfig(**WAVEFORMS, feat_extract_norm="layer"),
-}
-LENGTHS = (24, 17, 8)
-
-
-def build(encoder: str = "lstm", **fields) -> FactoredASRForRNNT:
-    return FactoredASRForRNNT(FactoredASRConfig(encoder_config=ENCODERS[encoder], **{**SIZES, **fields})).eval()
-
-
-def make_inputs(model: FactoredASRForRNNT, lengths=LENGTHS, scale: int = 1) -> dict[str, torch.Tensor]:
-    """A padded batch with values behind the end, which must not matter; `lengths` in frames."""
-    encoder, config = model.config.encoder_config.model_type, model.config.encoder_config
-    if model.config.reads_waveforms:
-        scale, shape = 40, ()
-    else:
-        shape = (config.input_size if hasattr(config, "input_size") else config.num_mel_bins,)
-    inputs = torch.randn(len(lengths), max(lengths) * scale, *shape)
-    mask = (torch.arange(inputs.shape[1]) < torch.tensor(lengths)[:, None] * scale).long()
-    if model.config.reads_waveforms:
-        inputs = inputs * mask  # as their feature extractor pads
-    return {
-        model.main_input_name: inputs.transpose(1, 2) if encoder == "whisper" else inputs,
-        "attention_mask": mask,
-    }
-
-
-def alone(model: FactoredASRForRNNT, inputs: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
-    """One utterance without padding."""
-    length = int(inputs["attention_mask"][row].sum())
-    name = model.main_input_name
-    is_whisper = model.config.encoder_config.model_type == "whisper"
-    given = inputs[name][row : row + 1, ..., :length] if is_whisper else inputs[name][row : row + 1, :length]
-    return {name: given, "attention_mask": inputs["attention_mask"][row : row + 1, :length]}
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -170,69 +92,6 @@ def test_every_encoder_is_reconstructed_from_its_own_frames(encoder):
     assert [each.shape for each in output.reconstructions] == [(3, num_frames, 8)] * 2 + [output.frames.shape]
     assert not output.frames.requires_grad
     assert output.logits.shape == (3, num_frames, 3, 11)
-
-
-@pytest.mark.parametrize("encoder", ["lstm", "conformer", "whisper", "parakeet", "wav2vec2"])
-def test_a_masked_frame_changes_the_states(encoder):
-    model = build(encoder)
-    inputs = make_inputs(model, lengths=(24,))
-    masked = torch.zeros(model.state_mask(inputs["attention_mask"]).shape, dtype=torch.bool)
-    plain = model.factors(**inputs, masked_frames=masked).content
-    torch.testing.assert_close(model.factors(**inputs).content, plain)
-    masked[0, 0] = True
-    assert not torch.allclose(model.factors(**inputs, masked_frames=masked).content[0, 0], plain[0, 0])
-
-
-def test_masked_frames_come_on_top_of_the_spans_that_an_encoder_of_waveforms_draws():
-    model = build("wav2vec2")
-    inputs = make_inputs(model, lengths=(400, 300))
-    mask = model.state_mask(inputs["attention_mask"])
-    model.frame_encoder.config.mask_time_prob = 0.3
-    model.frame_encoder.train()
-    given = []
-    encoder = model.frame_encoder.encoder
-    encoder.register_forward_pre_hook(
-        lambda module, args, options: given.append(options["mask_time_indices"]), with_kwargs=True
-    )
-    masked = torch.zeros_like(mask)
-    masked[:, 3] = True
-    model.factors(**inputs, masked_frames=masked)
-    model.frame_encoder.draws_spans = False
-    model.factors(**inputs, masked_frames=masked)
-    model.factors(**inputs)
-    assert given[0][:, 3].all() and given[0].sum() > masked.sum()
-    assert torch.equal(given[1], masked) and not given[2].any()
-    model.frame_encoder.draws_spans = True
-    model.eval().factors(**inputs, masked_frames=masked)
-    assert torch.equal(given[3], masked)
-
-
-def test_spans_are_as_long_and_as_many_as_the_configuration_asks_for():
-    spans = dict(mask_time_prob=0.2, mask_time_length=4, mask_time_min_masks=1)
-    encoder = FrameEncoder(Wav2Vec2Config(**WAVEFORMS, **spans))
-    lengths = torch.tensor([400, 100, 5, 4, 3])
-    mask = torch.arange(400) < lengths[:, None]
-    draws = torch.stack([encoder.draw_spans(mask, [seed, 1, seed, seed, seed]) for seed in range(200)])
-    assert not (draws & ~mask).any() and not draws[:, lengths <= 4].any()
-    assert (draws[:, 2].sum(dim=1) == 4).all()
-    assert 0.15 < float(draws[:, 0].float().mean()) < 0.2 and draws[:, 0].any(dim=0).all()  # they overlap
-    assert (draws[:, 1] == draws[0, 1]).all()  # of its own seed, whatever the others'
-    starts = (draws[:, 0] & ~torch.nn.functional.pad(draws[:, 0], (1, -1))).nonzero().tolist()
-    assert all(draws[row, 0, place : place + 4].all() for row, place in starts)
-
-
-def test_an_encoder_of_waveforms_trains_without_any_masks():
-    encoder = FrameEncoder(Wav2Vec2Config(**WAVEFORMS, mask_time_prob=0.0)).train()
-    assert encoder(torch.randn(1, 400), None)[0].isfinite().all()
-
-
-@pytest.mark.parametrize("encoder", ["wav2vec2", "wav2vec2, group norm"])
-def test_utterances_shorter_than_a_span_train_without_one(encoder):
-    model = build(encoder).train()
-    inputs = make_inputs(model, lengths=(24, 4))
-    assert model.state_mask(inputs["attention_mask"])[1].sum() < model.config.encoder_config.mask_time_length
-    for given in (inputs, alone(model, inputs, 1)):
-        assert model.factors(**given).content.isfinite().all()
 
 
 def test_the_loss_of_labels_is_the_transducers_per_label():
