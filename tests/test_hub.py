@@ -387,33 +387,6 @@ def run_recipe(name: str, monkeypatch, *arguments: str):
     runpy.run_path(str(ROOT / "recipes" / name), run_name="__main__")
 
 
-def test_the_recipe_publishes_under_the_card_it_is_given(tiny_folder, tmp_path, monkeypatch):
-    card = tmp_path / "card.md"
-    card.write_text("# Mine\n")
-    folder = tmp_path / "published"
-    arguments = ["--model", str(tiny_folder), "--folder", str(folder)]
-    run_recipe("publish.py", monkeypatch, *arguments, "--card", str(card))
-    assert (folder / "README.md").read_text() == "# Mine\n"
-
-
-@of_stable_token
-def test_the_recipe_publishes_a_speech_lm(tiny_speech_folder, tmp_path, monkeypatch):
-    card, folder = tmp_path / "card.md", tmp_path / "published"
-    card.write_text("# Mine\n")
-    arguments = ["--model", str(tiny_speech_folder), "--folder", str(folder), "--card", str(card)]
-    run_recipe("publish.py", monkeypatch, *arguments)
-    assert (folder / "audio_tokenizer" / "model.safetensors").exists()
-    assert (folder / "pipeline_speech_lm.py").exists()
-
-
-def test_the_recipe_publishes_nothing_without_a_card(tiny_folder, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "published"
-    with pytest.raises(SystemExit):
-        run_recipe("publish.py", monkeypatch, "--model", str(tiny_folder), "--folder", str(folder))
-    assert "--card" in capsys.readouterr().err
-    assert not folder.exists()
-
-
 def test_a_kept_mini_model_is_clean_and_asks_for_float32(tiny_whisper_folder, tmp_path, monkeypatch):
     card, folder = tmp_path / "card.md", tmp_path / "kept"
     card.write_text("# Mini\n")

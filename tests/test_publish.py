@@ -50,13 +50,16 @@ FOLDERS = {  # by name: how it is written, the class that was saved, and an Auto
 }
 
 
+def run_recipe(monkeypatch, *arguments: str):
+    monkeypatch.setattr("sys.argv", ["publish.py", *arguments])
+    runpy.run_path(str(RECIPE), run_name="__main__")
+
+
 def publish(monkeypatch, model: Path, tmp_path: Path) -> Path:
     """The recipe's new folder."""
     card, folder = tmp_path / "card.md", tmp_path / "published"
     card.write_text("# Mine\n")
-    arguments = ["--model", str(model), "--folder", str(folder), "--card", str(card)]
-    monkeypatch.setattr("sys.argv", ["publish.py", *arguments])
-    runpy.run_path(str(RECIPE), run_name="__main__")
+    run_recipe(monkeypatch, "--model", str(model), "--folder", str(folder), "--card", str(card))
     return folder
 
 
@@ -100,3 +103,17 @@ def test_a_folder_of_another_library_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"holds \['Mine'\], and a gpt2 can be .*GPT2LMHeadModel"):
         publish(monkeypatch, tmp_path / "trained", tmp_path)
     assert not (tmp_path / "published").exists()
+
+
+def test_a_speech_lm_is_published_with_its_audio_tokenizer_and_pipeline(tiny_speech_folder, tmp_path, monkeypatch):
+    folder = publish(monkeypatch, tiny_speech_folder, tmp_path)
+    assert (folder / "audio_tokenizer" / "model.safetensors").exists()
+    assert (folder / "pipeline_speech_lm.py").exists()
+
+
+def test_nothing_is_published_without_a_card(tiny_folder, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "published"
+    with pytest.raises(SystemExit):
+        run_recipe(monkeypatch, "--model", str(tiny_folder), "--folder", str(folder))
+    assert "--card" in capsys.readouterr().err
+    assert not folder.exists()
