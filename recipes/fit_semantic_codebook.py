@@ -20,24 +20,17 @@ run that was killed goes on where it stopped.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from time import perf_counter
 from types import SimpleNamespace
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
-from filelock import FileLock
-from fit_speech_units import draw_sample
-from safetensors.torch import load_file, save
+from clustering import ClusteringArguments, fit_centroids
+from presets import parse_with_preset
 from torch import Tensor
-from transformers import AutoFeatureExtractor, FeatureExtractionMixin, HfArgumentParser, set_seed
+from training_speech import load_speech
+from transformers import AutoFeatureExtractor, FeatureExtractionMixin, set_seed
 
 from clearspeech.modeling.modeling_hasrd import HasrdModel
-from clearspeech.processing.corpora import leave_out_long, load_corpora
-from clearspeech.trainers.results import write_atomically
-from clearspeech.trainers.unit_clustering import fit_kmeans
-from clearspeech.trainers.unit_extraction import claim_folder, extract_features
 
 PRESETS = {
     "paper": {},
@@ -55,24 +48,16 @@ PRESETS = {
 }
 
 
-@dataclass
-class RecipeArguments:
+@dataclass(kw_only=True)
+class RecipeArguments(ClusteringArguments):
     encoder: str = field(metadata={"help": "Folder or Hub id of a BestRQ, HuBERT, wav2vec 2.0 or WavLM."})
-    dataset: list[str] = field(metadata={"help": "Corpora to learn from, see processing/corpora.py."})
-    output_dir: str = field(metadata={"help": "Folder of the HasrdModel."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     layer: int = field(default=8, metadata={"help": "n_s, of its hidden_states; 0 goes into the first layer."})
     num_clusters: int = field(
         default=1024, metadata={"help": "Size of the semantic book, which the bitrates make 1024; 0 for none."}
     )
     sample_share: float = field(default=0.1, metadata={"help": '"10% of the train-clean-100 subset"'})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    batch_frames: int = field(default=10_000, metadata={"help": "Tokens per step of k-means."})
     num_passes: int = field(default=5, metadata={"help": "How often k-means sees all tokens."})
-    num_inits: int = field(default=20, metadata={"help": "Starts of k-means, of which the best is taken."})
-    reassignment_ratio: float = field(
-        default=0.01, metadata={"help": "Clusters smaller than this share of the largest begin anew."}
-    )
     num_acoustic_books: int | None = field(
         default=None, metadata={"help": "Of the codec: 9 on a BestRQ, 8 on others when not given."}
     )
@@ -82,28 +67,11 @@ class RecipeArguments:
         default=None,
         metadata={"help": '"strides [8, 8, 4, 2]" for 512 samples a token, 8 5 4 2 for 320 when not given.'},
     )
-    batch_size: int = field(default=16, metadata={"help": "Utterances that the encoder sees at once."})
-    seed: int = field(default=0, metadata={"help": "Of the sample, of k-means and of the random decoder."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-
-    @property
-    def work(self) -> Path:
-        """Where states and clusters are kept."""
-        return Path(self.output_dir, "work")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> RecipeArguments:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser(RecipeArguments)
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset])
-    return parser.parse_args_into_dataclasses(arguments)[0]
+    return parse_with_preset((RecipeArguments,), PRESETS, arguments)[0]
 
 
 class SemanticLayer:
@@ -137,46 +105,14 @@ def build_model(recipe: RecipeArguments) -> tuple[HasrdModel, FeatureExtractionM
     return model.to(PartialState().device), AutoFeatureExtractor.from_pretrained(recipe.encoder, **options)
 
 
-def fit_centroids(
-    recipe: RecipeArguments, model: HasrdModel, feature_extractor: FeatureExtractionMixin, speech: Dataset
-) -> Tensor:
-    """Centroids `(clusters, dim)` of the sample's states. One process fits, the others wait."""
-    description = {"corpora": recipe.dataset, "split": "train", "max_seconds": recipe.max_seconds}
-    description |= {"share": recipe.sample_share, "seed": recipe.seed}
-    sample = draw_sample(speech, recipe.sample_share, recipe.seed)
-    layer = SemanticLayer(model)
-    states = extract_features(sample, layer, feature_extractor, recipe.work / "states", description, recipe.batch_size)
-    folder = recipe.work / "clusters"
-    options = {
-        "num_clusters": recipe.num_clusters,
-        "batch_size": recipe.batch_frames,
-        "num_passes": recipe.num_passes,
-        "num_inits": recipe.num_inits,
-        "reassignment_ratio": recipe.reassignment_ratio,
-        "seed": recipe.seed,
-    }
-    claim_folder(folder, options | {"states": model.encoder_fingerprint(), "sample": description})
-    file = folder / "centroids.safetensors"
-    with FileLock(folder / "fitting"):
-        if not file.exists():
-            start = perf_counter()
-            clusters = fit_kmeans(states, **options)
-            print(
-                f"{clusters.num_frames:,} tokens, {recipe.num_passes} times, in {perf_counter() - start:.0f} s. The "
-                f"{recipe.num_clusters} clusters take away {100 * clusters.explained_variance:.1f} % of the variance."
-            )
-            write_atomically(file, save({"centroids": torch.from_numpy(clusters.centroids)}))
-    return load_file(file)["centroids"]
-
-
 def main(arguments: list[str] | None = None):
     recipe = parse_arguments(arguments)
     model, feature_extractor = build_model(recipe)
     fingerprint = model.encoder_fingerprint()
     if recipe.num_clusters:
-        speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, streaming=False)
-        speech = leave_out_long(speech, recipe.max_seconds)
-        model.set_semantic_codebook(fit_centroids(recipe, model, feature_extractor, speech), fingerprint)
+        speech = load_speech(recipe, "train")
+        centroids = fit_centroids(recipe, speech, SemanticLayer(model), feature_extractor, {"states": fingerprint})
+        model.set_semantic_codebook(centroids, fingerprint)
     if PartialState().is_main_process:
         model.save_pretrained(recipe.output_dir)
         feature_extractor.save_pretrained(recipe.output_dir)

@@ -25,25 +25,23 @@ on where it stopped when it is started again, with as many processes as there ar
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
-import torch
 from accelerate import PartialState
+from clustering import ClusteringArguments, fit_centroids
 from datasets import Dataset
 from filelock import FileLock
-from safetensors.torch import load_file, save
-from transformers import AutoFeatureExtractor, HfArgumentParser
+from presets import parse_with_preset
+from training_speech import load_speech
+from transformers import AutoFeatureExtractor
 
 from clearspeech.modeling.modeling_kmeans_tokenizer import KMeansTokenizerModel
 from clearspeech.modeling.pretrained_encoders import weights_checksum
-from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 from clearspeech.processing.unit_pieces import FILE_NAME, UnitPieces
 from clearspeech.trainers.results import write_atomically
-from clearspeech.trainers.unit_clustering import fit_kmeans
-from clearspeech.trainers.unit_extraction import claim_folder, extract_features, extract_units, units_checksum
+from clearspeech.trainers.unit_extraction import claim_folder, extract_units, units_checksum
 
 PRESETS = {
     "paper": {},
@@ -60,10 +58,8 @@ PRESETS = {
 }
 
 
-@dataclass
-class RecipeArguments:
-    dataset: list[str] = field(metadata={"help": "Corpora to learn from, see processing/corpora.py."})
-    output_dir: str = field(metadata={"help": "Folder of the finished SpeechLMProcessor."})
+@dataclass(kw_only=True)
+class RecipeArguments(ClusteringArguments):
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     encoder: str = field(
         default="microsoft/wavlm-large",
@@ -78,15 +74,9 @@ class RecipeArguments:
         default=100 / 960,
         metadata={"help": '"a subset of 100 hours of data randomly sampled from the training set" of 960'},
     )
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    batch_frames: int = field(default=10_000, metadata={"help": "Frames per step of k-means."})
     num_passes: int = field(
         default=1,
         metadata={"help": "How often k-means sees all frames; the paper's code does until nothing gets better."},
-    )
-    num_inits: int = field(default=20, metadata={"help": "Starts of k-means, of which the best is taken."})
-    reassignment_ratio: float = field(
-        default=0.01, metadata={"help": "Clusters smaller than this share of the largest begin anew."}
     )
     vocab_size: int = field(default=6000, metadata={"help": '"6000 subword units"; 0 for the codes as they are.'})
     piece_mode: str = field(
@@ -97,41 +87,11 @@ class RecipeArguments:
         default_factory=lambda: [1.0, 0.9, 1.1],
         metadata={"help": '"the full 960-hour training set with speed perturbation": subwords are learned from these'},
     )
-    batch_size: int = field(default=16, metadata={"help": "Utterances that the encoder sees at once."})
-    seed: int = field(default=0, metadata={"help": "Of the sample and of k-means."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-
-    @property
-    def work(self) -> Path:
-        """Where states and codes are kept."""
-        return Path(self.output_dir, "work")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> RecipeArguments:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser(RecipeArguments)
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset])
-    return parser.parse_args_into_dataclasses(arguments)[0]
-
-
-def draw_sample(speech: Dataset, share: float, seed: int) -> Dataset:
-    """
-    A random share of the utterances, in random order.
-
-    Raises:
-        ValueError: a share outside 0..1.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"sample_share must lie above 0 and be at most 1; got {share}.")
-    order = np.random.default_rng(seed).permutation(len(speech))
-    return speech.select(order[: max(round(share * len(speech)), 1)])
+    return parse_with_preset((RecipeArguments,), PRESETS, arguments)[0]
 
 
 def load_feature_extractor(encoder: str, model: KMeansTokenizerModel):
@@ -141,48 +101,23 @@ def load_feature_extractor(encoder: str, model: KMeansTokenizerModel):
     return StableTokenFeatureExtractor.from_pretrained(encoder, mel_frames_per_token=model.config.mel_frames_per_token)
 
 
-def fit_tokenizer(recipe: RecipeArguments, speech: Dataset, description: dict) -> SpeechLMProcessor:
+def fit_tokenizer(recipe: RecipeArguments, speech: Dataset) -> SpeechLMProcessor:
     """Encoder, states of the sample, clusters. One process fits, the others wait."""
     model = KMeansTokenizerModel.from_encoder(recipe.encoder, recipe.layer, recipe.num_clusters)
     feature_extractor = load_feature_extractor(recipe.encoder, model)
     model.to(PartialState().device)
-    description = description | {"share": recipe.sample_share, "seed": recipe.seed}
-    sample = draw_sample(speech, recipe.sample_share, recipe.seed)
-    states = extract_features(sample, model, feature_extractor, recipe.work / "states", description, recipe.batch_size)
-    folder = recipe.work / "clusters"
-    options = {
-        "num_clusters": recipe.num_clusters,
-        "batch_size": recipe.batch_frames,
-        "num_passes": recipe.num_passes,
-        "num_inits": recipe.num_inits,
-        "reassignment_ratio": recipe.reassignment_ratio,
-        "seed": recipe.seed,
-    }
     identity = {"layer": recipe.layer, "encoder": weights_checksum(model.encoder)}
-    claim_folder(folder, options | identity | {"sample": description})
-    file = folder / "centroids.safetensors"
-    with FileLock(folder / "fitting"):
-        if not file.exists():
-            start = perf_counter()
-            clusters = fit_kmeans(states, **options)
-            seconds = perf_counter() - start
-            print(
-                f"{clusters.num_frames:,} frames, {recipe.num_passes} times, in {seconds:.0f} s: "
-                f"{clusters.num_frames * recipe.num_passes / seconds:,.0f} frames/s. The {recipe.num_clusters} "
-                f"clusters take away {100 * clusters.explained_variance:.1f} % of the variance."
-            )
-            write_atomically(file, save({"centroids": torch.from_numpy(clusters.centroids)}))
-    model.set_centroids(load_file(file)["centroids"])
+    model.set_centroids(fit_centroids(recipe, speech, model, feature_extractor, identity))
     return SpeechLMProcessor(feature_extractor, model)
 
 
-def learn_pieces(
-    recipe: RecipeArguments, processor: SpeechLMProcessor, speech: Dataset, description: dict
-) -> UnitPieces:
+def learn_pieces(recipe: RecipeArguments, processor: SpeechLMProcessor, speech: Dataset) -> UnitPieces:
     """Codes of all speech at all speeds, and their subwords. One process learns, the others wait."""
-    codes = extract_units(speech, processor, recipe.work / "codes", description, recipe.speeds, recipe.batch_size)
+    codes = extract_units(
+        speech, processor, recipe.work / "codes", recipe.description, recipe.speeds, recipe.batch_size
+    )
     folder = recipe.work / f"pieces_{recipe.vocab_size}_{recipe.piece_mode}"
-    claim_folder(folder, description | {"speeds": recipe.speeds, "units": units_checksum(processor)})
+    claim_folder(folder, recipe.description | {"speeds": recipe.speeds, "units": units_checksum(processor)})
     with FileLock(folder / "learning"):
         if not (folder / FILE_NAME).exists():
             units = (row["units"] for row in codes.select_columns("units"))
@@ -208,16 +143,14 @@ def describe_pieces(pieces: UnitPieces, codes: Dataset) -> str:
 def main(arguments: list[str] | None = None):
     recipe = parse_arguments(arguments)
     state = PartialState()
-    speech = load_corpora(recipe.dataset, "train", on_error=recipe.on_error, streaming=False)
-    speech = leave_out_long(speech, recipe.max_seconds)
-    description = {"corpora": recipe.dataset, "split": "train", "max_seconds": recipe.max_seconds}
+    speech = load_speech(recipe, "train")
     if recipe.tokenizer is None:
-        processor = fit_tokenizer(recipe, speech, description)
+        processor = fit_tokenizer(recipe, speech)
     else:
         processor = SpeechLMProcessor.from_pretrained(recipe.tokenizer)
         processor.audio_tokenizer.to(state.device)
     if recipe.vocab_size:
-        pieces = learn_pieces(recipe, processor, speech, description)
+        pieces = learn_pieces(recipe, processor, speech)
         processor = SpeechLMProcessor(processor.feature_extractor, processor.audio_tokenizer, unit_pieces=pieces)
     if state.is_main_process:
         processor.save_pretrained(recipe.output_dir)

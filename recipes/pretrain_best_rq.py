@@ -21,15 +21,15 @@ The loss is read beside `target_entropy`, the entropy of the labels: a model tha
 from dataclasses import dataclass, field
 
 from datasets import Dataset
-from transformers import HfArgumentParser, set_seed
+from presets import parse_with_preset
+from training_speech import ValidatedSpeechArguments, limit_split, statistics_rows
+from transformers import set_seed
 
 from clearspeech.configuration.configuration_best_rq import BestRQConfig
 from clearspeech.modeling.modeling_best_rq import BestRQForPreTraining
-from clearspeech.processing.corpora import leave_out_long
 from clearspeech.processing.feature_collator import FeatureCollator
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.processing.untranscribed_corpora import load_speech
-from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_best_rq import BestRQTrainer, BestRQTrainingArguments
 
@@ -69,12 +69,10 @@ PRESETS = {
         use_cpu=True,
     ),
 }
-STATISTICS_ROWS = 10_000  # of the corpus for the mean and deviation of 80 mel bins: far more than they need
 
 
 @dataclass
-class RecipeArguments:
-    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+class RecipeArguments(ValidatedSpeechArguments):
     validation_dataset: list[str] | None = field(
         default=None, metadata={"help": "Corpora with a validation split; those of --dataset when not given."}
     )
@@ -93,26 +91,11 @@ class RecipeArguments:
     separable: bool = field(default=True, metadata={"help": "1D-CNN+SepConv; False is the plain 1D-CNN."})
     codebook_size: int = field(default=8192, metadata={"help": "Codes of the random projection quantizer."})
     mask_probability: float = field(default=0.15, metadata={"help": "Masked spans of 4 frames for each frame."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Validate on so many rows, all if not given."}
-    )
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, BestRQTrainingArguments]:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser((RecipeArguments, BestRQTrainingArguments))
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
+    return parse_with_preset((RecipeArguments, BestRQTrainingArguments), PRESETS, arguments)
 
 
 def load_split(recipe: RecipeArguments, split: str) -> Dataset:
@@ -120,10 +103,7 @@ def load_split(recipe: RecipeArguments, split: str) -> Dataset:
     corpora = recipe.dataset
     if split == "validation" and recipe.validation_dataset is not None:
         corpora = recipe.validation_dataset
-    speech = leave_out_long(load_speech(corpora, split, on_error=recipe.on_error), recipe.max_seconds)
-    if split == "validation" and recipe.max_validation_rows is not None:
-        speech = spread_rows(speech, recipe.max_validation_rows)
-    return speech
+    return limit_split(recipe, load_speech(corpora, split, on_error=recipe.on_error), split)
 
 
 def build_feature_extractor(
@@ -134,8 +114,7 @@ def build_feature_extractor(
         if args.process_index == 0 and not is_resumed:
             extractor = BestRQFeatureExtractor(normalization=recipe.normalization)
             if extractor.normalization == "global":
-                rows = train.shuffle(seed=0).select(range(min(STATISTICS_ROWS, len(train))))
-                extractor.fit(row["audio"] for row in rows)
+                extractor.fit(row["audio"] for row in statistics_rows(train))
             extractor.save_pretrained(args.output_dir)
         return BestRQFeatureExtractor.from_pretrained(args.output_dir)
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from training_speech import SpeechArguments
 from transformers import HfArgumentParser, WhisperConfig, set_seed
 
 from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
@@ -57,20 +58,12 @@ SHAPE = dict(
 
 
 @dataclass
-class RecipeArguments:
-    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+class RecipeArguments(SpeechArguments):
     evaluation_dataset: list[str] = field(default_factory=list, metadata={"help": "Corpora for the test WER."})
     init_from: str | None = field(
         default=None, metadata={"help": "Checkpoint of this recipe whose weights to start from."}
     )
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training utterances are left out."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 

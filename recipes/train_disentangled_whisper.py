@@ -20,17 +20,20 @@ Rows with `clean_audio` are pairs as they are. Whisper is frozen, so `--state_ca
 all pairs and every epoch, and every further training on them, reads its states from there.
 """
 
+from argparse import Namespace
 from dataclasses import dataclass, field
 
-from datasets import Dataset, IterableDataset, concatenate_datasets
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, set_seed
+from datasets import Dataset, concatenate_datasets
+from presets import parse_with_preset
+from training_speech import ValidatedSpeechArguments, load_speech
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from clearspeech.configuration.configuration_disentangled_whisper import UNKNOWN_NOISE
 from clearspeech.modeling.modeling_disentangled_whisper import (
     DisentangledWhisperForConditionalGeneration,
     latent_fields,
 )
-from clearspeech.processing.corpora import leave_out_long, load_corpora, load_noise
+from clearspeech.processing.corpora import load_noise
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.noisy_pairs import NoisyPairCollator, mix_pairs, noise_perturber
 from clearspeech.processing.processing_stable_token import StableTokenProcessor
@@ -82,7 +85,7 @@ LATENT_FLAGS = (  # whose defaults are a latent model's own values
 
 
 @dataclass
-class RecipeArguments:
+class RecipeArguments(ValidatedSpeechArguments):
     dataset: list[str] = field(metadata={"help": "Corpora of pairs or of clean speech, see processing/corpora.py."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     base_model: str = field(default="openai/whisper-medium", metadata={"help": "Whisper folder or Hub id."})
@@ -118,20 +121,8 @@ class RecipeArguments:
         metadata={"help": "SNRs to mix at, in dB; VoiceBank-DEMAND's by default."},
     )
     copies: int = field(default=1, metadata={"help": "Mixtures of each clean training utterance."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Validate on so many rows, all if not given."}
-    )
     state_cache: str | None = field(default=None, metadata={"help": "Folder to keep the frozen encoder's states in."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
     check_order: bool = field(default=True, metadata={"help": "Refuse pairs whose halves seem to be swapped."})
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def parse_arguments(
@@ -143,13 +134,8 @@ def parse_arguments(
     Raises:
         ValueError: a latent model that is none, or one that should be fitted anew.
     """
-    parser = HfArgumentParser((RecipeArguments, DisentangledWhisperTrainingArguments))
-    known = parser.parse_known_args(arguments)[0]
-    parser.set_defaults(**PRESETS[known.preset], remove_unused_columns=False, report_to=["tensorboard"])
-    if known.latent_model:
-        fields = latent_fields(known.latent_model)
-        parser.set_defaults(fit_bottleneck_rows=0, **{name: fields[name] for name in LATENT_FLAGS})
-    recipe, args = parser.parse_args_into_dataclasses(arguments)
+    classes = (RecipeArguments, DisentangledWhisperTrainingArguments)
+    recipe, args = parse_with_preset(classes, PRESETS, arguments, latent_defaults)
     if recipe.latent_model and args.fit_bottleneck_rows:
         raise ValueError(
             f"--fit_bottleneck_rows {args.fit_bottleneck_rows} would overwrite the projections and codes of "
@@ -158,21 +144,23 @@ def parse_arguments(
     return recipe, args
 
 
+def latent_defaults(known: Namespace) -> dict:
+    """What follows from --latent_model: its shape, and nothing to fit anew."""
+    if not known.latent_model:
+        return {}
+    fields = latent_fields(known.latent_model)
+    return dict(fit_bottleneck_rows=0) | {name: fields[name] for name in LATENT_FLAGS}
+
+
 def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]:
     """
     The pairs of all corpora in a split and the classes of noise in them; clean speech is mixed with the split's own
     noise clips.
 
     Raises:
-        ValueError: a streamed corpus, clean speech without a noise corpus, or pairs with one.
+        ValueError: clean speech without a noise corpus, or pairs with one.
     """
-    speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error)
-    if isinstance(speech, IterableDataset):
-        raise ValueError(f"one of {recipe.dataset} is streamed; pairs need corpora with a length.")
-    speech = leave_out_long(speech, recipe.max_seconds)
-    if split == "validation" and recipe.max_validation_rows is not None:
-        step = -(-len(speech) // recipe.max_validation_rows)  # rows of all corpora
-        speech = speech.select(range(0, len(speech), step))
+    speech = load_speech(recipe, split)
     if "clean_audio" in speech.column_names:
         if recipe.noise_dataset:
             raise ValueError(f"{recipe.dataset} are pairs, noisy already: leave out --noise_dataset.")

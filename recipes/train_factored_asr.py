@@ -20,11 +20,14 @@ FR, BG-C and MLM, the columns of Table 1, are `--factorize False --mi_weight 0`,
         --output_dir outputs/mini_factored
 """
 
+from argparse import Namespace
 from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoFeatureExtractor, HfArgumentParser, set_seed
+from presets import given, parse_with_preset
+from training_speech import ValidatedSpeechArguments, load_speech, statistics_rows
+from transformers import AutoConfig, AutoFeatureExtractor, set_seed
 
 from clearspeech.configuration.configuration_factored_asr import (
     ConformerEncoderConfig,
@@ -33,14 +36,12 @@ from clearspeech.configuration.configuration_factored_asr import (
 )
 from clearspeech.modeling.frame_encoders import FrameEncoder
 from clearspeech.modeling.modeling_factored_asr import FactoredASRForRNNT
-from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_factored_asr import FactoredASRFeatureExtractor
 from clearspeech.processing.feature_extraction_stable_token import StableTokenFeatureExtractor
 from clearspeech.processing.feature_text_collator import FeatureTextCollator
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.processing.subword_tokenizer import train_subword_tokenizer
 from clearspeech.processing.text_encoding import encode_known, normalize_transcript
-from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_factored_asr import FactoredASRTrainer, FactoredASRTrainingArguments
 
@@ -83,12 +84,10 @@ MINI_ENCODERS = {  # what the mini preset also sets, by encoder
     "conformer": dict(stack=6, encoder_hidden_size=144, num_encoder_layers=4, learning_rate=1e-3),
 }
 OWN_ENCODERS = {"lstm": LSTMEncoderConfig, "conformer": ConformerEncoderConfig}
-STATISTICS_ROWS = 10_000  # of the corpus for the mean and deviation of 64 mel bins: far more than they need
 
 
 @dataclass
-class RecipeArguments:
-    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+class RecipeArguments(ValidatedSpeechArguments):
     encoder: str = field(
         metadata={"help": "conformer or lstm, from random weights; or folder or Hub id of a pretrained encoder."}
     )
@@ -134,18 +133,6 @@ class RecipeArguments:
     factor_dropout: float | None = field(
         default=None, metadata={"help": "Of the factor networks alone; as --dropout when not given."}
     )
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Validate on so many rows, all if not given."}
-    )
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
     def __post_init__(self):
         of_own = ("normalization", "stack", "encoder_hidden_size", "num_encoder_layers")
@@ -159,20 +146,12 @@ class RecipeArguments:
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, FactoredASRTrainingArguments]:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser((RecipeArguments, FactoredASRTrainingArguments))
-    known = parser.parse_known_args(arguments)[0]
-    sizes = MINI_ENCODERS.get(known.encoder, {}) if known.preset == "mini" else {}
-    parser.set_defaults(**PRESETS[known.preset], **sizes, remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
+    return parse_with_preset((RecipeArguments, FactoredASRTrainingArguments), PRESETS, arguments, mini_sizes)
 
 
-def load_speech(recipe: RecipeArguments, split: str) -> Dataset:
-    """All corpora in a split, utterances of at most `max_seconds`; none is streamed, as all transcripts are read."""
-    speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error, streaming=False)
-    speech = leave_out_long(speech, recipe.max_seconds)
-    if split == "validation" and recipe.max_validation_rows is not None:
-        speech = spread_rows(speech, recipe.max_validation_rows)
-    return speech
+def mini_sizes(known: Namespace) -> dict:
+    """Of --encoder, in the mini."""
+    return MINI_ENCODERS.get(known.encoder, {}) if known.preset == "mini" else {}
 
 
 def build_feature_extractor(recipe: RecipeArguments, train: Dataset):
@@ -182,8 +161,7 @@ def build_feature_extractor(recipe: RecipeArguments, train: Dataset):
             **given(normalization=recipe.normalization or "global", stack=recipe.stack)
         )
         if extractor.normalization == "global":
-            rows = train.shuffle(seed=0).select(range(min(STATISTICS_ROWS, len(train))))
-            extractor.fit(row["audio"] for row in rows)
+            extractor.fit(row["audio"] for row in statistics_rows(train))
         return extractor
     if AutoConfig.from_pretrained(recipe.encoder).model_type == "whisper":
         return StableTokenFeatureExtractor.from_pretrained(recipe.encoder, mel_frames_per_token=2)
@@ -248,11 +226,6 @@ def build_collator(processor: FactoredASRProcessor, model: FactoredASRForRNNT) -
     return FeatureTextCollator(
         processor.feature_extractor, processor.tokenizer, model.config.max_symbols_per_step, counter.count_states
     )
-
-
-def given(**fields) -> dict:
-    """Those that are not None; the others keep the paper's values."""
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def main(arguments: list[str] | None = None):

@@ -21,19 +21,20 @@ encoder and decoder are those of the folder):
         --dataset ../shared/data/an4 --output_dir outputs/mini_hasrd
 """
 
+from argparse import Namespace
 from dataclasses import dataclass, field
 
 from datasets import Dataset
-from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, HfArgumentParser, set_seed
+from presets import given, parse_with_preset
+from training_speech import ValidatedSpeechArguments, load_speech, statistics_rows
+from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, set_seed
 
 from clearspeech.configuration.configuration_best_rq import BestRQConfig
 from clearspeech.configuration.configuration_hasrd import HasrdConfig
 from clearspeech.modeling.modeling_hasrd import HasrdModel
-from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.processing.loudness import bring_to_level
 from clearspeech.processing.segment_collator import SegmentCollator
-from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_hasrd import HasrdTrainer, HasrdTrainingArguments
 
@@ -68,12 +69,10 @@ PRESETS = {
 }
 MINI_CODEC = dict(hidden_size=128, conv_channels=[64, 96, 128], decoder_channels=256, codebook_size=256)
 BARE_ENCODERS = {"fbank": False, "fbank_sepconv": True}  # by name, whether residual units are depthwise separable
-STATISTICS_ROWS = 10_000  # of the corpus for the mean and deviation of mel bins
 
 
 @dataclass
-class RecipeArguments:
-    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+class RecipeArguments(ValidatedSpeechArguments):
     model: str | None = field(
         default=None, metadata={"help": "Folder of recipes/fit_semantic_codebook.py: a HASRD, its decoder untrained."}
     )
@@ -104,17 +103,6 @@ class RecipeArguments:
     num_acoustic_books: int | None = field(default=None, metadata={"help": "With --encoder; 9 when not given."})
     codebook_size: int | None = field(default=None, metadata={"help": "With --encoder; 1024 when not given."})
     max_seconds: float = field(default=40.0, metadata={"help": "Longer utterances are left out."})
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Validate on so many rows, of all corpora."}
-    )
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
     def __post_init__(self):
         if (self.model is None) == (self.encoder is None):
@@ -131,22 +119,14 @@ class RecipeArguments:
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, HasrdTrainingArguments]:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser((RecipeArguments, HasrdTrainingArguments))
-    known = parser.parse_known_args(arguments)[0]
-    of_encoder = {}
-    if known.encoder is not None:
-        of_encoder = dict(freeze_encoder=False) | (MINI_CODEC if known.preset == "mini" else {})
-    parser.set_defaults(**PRESETS[known.preset], **of_encoder, remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
+    return parse_with_preset((RecipeArguments, HasrdTrainingArguments), PRESETS, arguments, encoder_defaults)
 
 
-def load_speech(recipe: RecipeArguments, split: str) -> Dataset:
-    """All corpora in a split, utterances of at most `max_seconds`; none is streamed, see `HasrdTrainer`."""
-    speech = load_corpora(recipe.dataset, split, on_error=recipe.on_error, streaming=False)
-    speech = leave_out_long(speech, recipe.max_seconds)
-    if split == "validation" and recipe.max_validation_rows is not None:
-        speech = spread_rows(speech, recipe.max_validation_rows)
-    return speech
+def encoder_defaults(known: Namespace) -> dict:
+    """What follows from --encoder: it is trained along, and small in the mini."""
+    if known.encoder is None:
+        return {}
+    return dict(freeze_encoder=False) | (MINI_CODEC if known.preset == "mini" else {})
 
 
 def build_feature_extractor(
@@ -162,8 +142,7 @@ def build_feature_extractor(
     with args.main_process_first(local=False, desc="statistics"):
         if args.process_index == 0 and not is_resumed:
             extractor = BestRQFeatureExtractor(normalization="global")
-            rows = train.shuffle(seed=0).select(range(min(STATISTICS_ROWS, len(train))))
-            extractor.fit(bring_to_level(row["audio"]).numpy() for row in rows)
+            extractor.fit(bring_to_level(row["audio"]).numpy() for row in statistics_rows(train))
             extractor.save_pretrained(args.output_dir)
         return BestRQFeatureExtractor.from_pretrained(args.output_dir)
 
@@ -193,11 +172,6 @@ def check_model_type(folder: str, recipe: str = "recipes/fit_semantic_codebook.p
     model_type = AutoConfig.from_pretrained(folder).model_type
     if model_type != "hasrd":
         raise ValueError(f"{folder} holds a {model_type!r} model; give a folder of {recipe}.")
-
-
-def given(**fields) -> dict:
-    """Those that are not None; the others keep the paper's values."""
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def main(arguments: list[str] | None = None):

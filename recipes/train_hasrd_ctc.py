@@ -23,9 +23,10 @@ it. recipes/evaluate_hasrd_ctc.py measures its error rates.
 from dataclasses import dataclass, field
 
 from datasets import Dataset
+from presets import parse_with_preset
 from train_factored_asr import check_transcripts
-from train_hasrd import load_speech
-from transformers import AutoConfig, AutoFeatureExtractor, HfArgumentParser, set_seed
+from training_speech import ValidatedSpeechArguments, load_speech
+from transformers import AutoConfig, AutoFeatureExtractor, set_seed
 
 from clearspeech.configuration.configuration_hasrd_ctc import REPRESENTATIONS
 from clearspeech.modeling.modeling_hasrd_ctc import HasrdForCTC
@@ -67,9 +68,8 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments:
+class RecipeArguments(ValidatedSpeechArguments):
     model: str = field(metadata={"help": "Folder or Hub id of a HASRD, BestRQ, HuBERT, wav2vec 2.0 or WavLM."})
-    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     representation: str = field(
         default="semantic", metadata={"help": "What the recognizer reads.", "choices": list(REPRESENTATIONS)}
@@ -79,26 +79,11 @@ class RecipeArguments:
     hidden_size: int = field(default=1024, metadata={"help": '"a hidden dimensionality of 1024"'})
     num_hidden_layers: int = field(default=2, metadata={"help": '"a 2-layer BLSTM"'})
     dropout: float = field(default=0.0, metadata={"help": "Between the layers; the paper names none."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Validate on so many rows, all if not given."}
-    )
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, HasrdCTCTrainingArguments]:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser((RecipeArguments, HasrdCTCTrainingArguments))
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
+    return parse_with_preset((RecipeArguments, HasrdCTCTrainingArguments), PRESETS, arguments)
 
 
 def build_processor(

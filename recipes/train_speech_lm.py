@@ -28,15 +28,15 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, concatenate_datasets, interleave_datasets
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from presets import parse_with_preset
+from training_speech import ValidatedSpeechArguments, load_speech
+from transformers import AutoTokenizer, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
 from clearspeech.modeling.modeling_speech_lm import SpeechLMForCausalLM
-from clearspeech.processing.corpora import leave_out_long, load_corpora
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
 from clearspeech.processing.unit_sequences import UnitSequenceCollator, make_sequences
 from clearspeech.trainers.adapters import add_adapters, save_merged
-from clearspeech.trainers.evaluation import spread_rows
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_speech_lm import SpeechLMTrainer, SpeechLMTrainingArguments
 from clearspeech.trainers.unit_extraction import extract_units
@@ -76,7 +76,7 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments:
+class RecipeArguments(ValidatedSpeechArguments):
     dataset: list[str] = field(
         default_factory=list, metadata={"help": "Corpora with transcripts, see processing/corpora.py."}
     )
@@ -102,23 +102,11 @@ class RecipeArguments:
     speeds: list[float] = field(
         default_factory=lambda: [1.0, 0.9, 1.1], metadata={"help": '"using factor 0.9 and 1.1"'}
     )
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    max_validation_rows: int | None = field(
-        default=None, metadata={"help": "Validate on so many rows of each task, all if not given."}
-    )
     lora: bool = field(
         default=False,
         metadata={"help": "Train adapters and the new rows only: output_dir/adapter, and merged in output_dir."},
     )
     lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters; their scale is 2."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
     def __post_init__(self):
         if self.units is None:
@@ -141,24 +129,7 @@ class RecipeArguments:
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, SpeechLMTrainingArguments]:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser((RecipeArguments, SpeechLMTrainingArguments))
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
-
-
-def load_speech(recipe: RecipeArguments, task: str, split: str) -> Dataset:
-    """
-    A task's corpora in a split, utterances of at most `max_seconds`.
-
-    Raises:
-        ValueError: a streamed corpus, or one without the task's answers.
-    """
-    speech = load_corpora(recipe.sources[task], split, on_error=recipe.on_error, streaming=False)
-    speech = leave_out_long(speech, recipe.max_seconds)
-    if split == "validation" and recipe.max_validation_rows is not None:
-        speech = spread_rows(speech, recipe.max_validation_rows)
-    return speech
+    return parse_with_preset((RecipeArguments, SpeechLMTrainingArguments), PRESETS, arguments)
 
 
 def load_sequences(
@@ -169,7 +140,7 @@ def load_sequences(
     parts = []
     for task, sources in recipe.sources.items():
         description = {"corpora": sources, "split": split, "max_seconds": recipe.max_seconds}
-        speech = load_speech(recipe, task, split)
+        speech = load_speech(recipe, split, sources)
         units = extract_units(speech, processor, cache / f"{task}_{split}", description, speeds)
         parts.append(make_sequences(units, processor, max_tokens, task, prompted=len(recipe.sources) > 1))
     if split != "train" or not recipe.task_weights:

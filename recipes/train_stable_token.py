@@ -15,7 +15,9 @@ The same on two CPU cores, from the base in `hub_cards/mini/whisper` (800 steps:
 from dataclasses import dataclass, field
 
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from presets import parse_with_preset
+from training_speech import SpeechArguments
+from transformers import AutoTokenizer, set_seed
 
 from clearspeech.modeling.modeling_stable_token import StableTokenForConditionalGeneration
 from clearspeech.processing.collators import SpeechTextCollator
@@ -52,8 +54,7 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments:
-    dataset: list[str] = field(metadata={"help": "Corpora to train on, see processing/corpora.py."})
+class RecipeArguments(SpeechArguments):
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     base_model: str = field(default="openai/whisper-large-v3", metadata={"help": "Whisper folder or Hub id."})
     num_voters: int = field(default=5, metadata={"help": '"N = 5"'})
@@ -62,25 +63,14 @@ class RecipeArguments:
         default_factory=list, metadata={"help": "Corpora of real noise; their ESC-10 classes are never trained on."}
     )
     noise_aware: bool = field(default=True, metadata={"help": "False trains on clean speech only."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer training utterances are left out."})
     decoded: bool = field(default=False, metadata={"help": "Decode all audio once, into memory-mapped arrays."})
     shuffle_buffer: int = field(default=500, metadata={"help": "Rows of a stream among which the next is drawn."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "At an unreadable audio file: skip it and count it, or raise.",
-            "choices": ["raise", "skip"],
-        },
-    )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, StableTokenTrainingArguments]:
     """Command-line arguments over the preset's defaults over the paper's."""
-    parser = HfArgumentParser((RecipeArguments, StableTokenTrainingArguments))
-    preset = parser.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**PRESETS[preset], remove_unused_columns=False, report_to=["tensorboard"])
-    return parser.parse_args_into_dataclasses(arguments)
+    return parse_with_preset((RecipeArguments, StableTokenTrainingArguments), PRESETS, arguments)
 
 
 def load_training_speech(recipe: RecipeArguments, seed: int) -> Dataset | IterableDataset:

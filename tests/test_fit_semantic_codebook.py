@@ -85,8 +85,9 @@ def test_a_layers_clusters_become_a_codecs_first_book(recipe, arguments, corpus,
 def test_centroids_are_those_of_the_layer(recipe, arguments, tmp_path, monkeypatch):
     """The nearest one takes away more than half of the variance of noise that swings."""
     seen = []
-    fit = recipe.fit_kmeans
-    monkeypatch.setattr(recipe, "fit_kmeans", lambda states, **kwargs: fit(seen.append(states) or states, **kwargs))
+    from clustering import fit_kmeans as fit
+
+    monkeypatch.setattr("clustering.fit_kmeans", lambda states, **kwargs: fit(seen.append(states) or states, **kwargs))
     recipe.main(arguments)
     model, _ = load(tmp_path / "hasrd")
     states = torch.cat([torch.from_numpy(each) for _, each in seen[0]])
@@ -116,12 +117,12 @@ def test_the_same_seed_gives_the_same_model(recipe, arguments, tmp_path):
 def test_what_is_done_is_not_done_again(recipe, arguments, monkeypatch):
     recipe.main(arguments)
     monkeypatch.setattr(unit_extraction, "encode_states", None)
-    monkeypatch.setattr(recipe, "fit_kmeans", None)
+    monkeypatch.setattr("clustering.fit_kmeans", None)
     recipe.main(arguments)
 
 
 def test_a_codec_can_go_without_a_semantic_book(recipe, arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "fit_kmeans", None)
+    monkeypatch.setattr("clustering.fit_kmeans", None)
     recipe.main([*arguments, "--num_clusters", "0", "--num_acoustic_books", "3"])
     model, extractor = load(tmp_path / "hasrd")
     assert model.config.book_sizes == [16, 16, 16]

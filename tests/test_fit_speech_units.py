@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_units(recipe, arguments, corpus, tmp_path)
 def test_what_is_done_is_not_done_again(recipe, arguments, tmp_path, monkeypatch):
     recipe.main(arguments)
     monkeypatch.setattr(unit_extraction, "encode_states", None)
-    monkeypatch.setattr(recipe, "fit_kmeans", None)
+    monkeypatch.setattr("clustering.fit_kmeans", None)
     monkeypatch.setattr(recipe.UnitPieces, "train", None)
     monkeypatch.setattr(SpeechLMProcessor, "units", None)
     recipe.main(arguments)

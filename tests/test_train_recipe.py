@@ -302,10 +302,16 @@ def test_long_utterances_are_left_out_and_validation_takes_rows_from_all_over(pa
     [
         ("speech_folder", [], "are not pairs.*needs a --noise_dataset"),
         ("pair_folder", ["--noise_dataset", "embedded"], "are pairs, noisy already: leave out --noise_dataset"),
-        ("streamed", ["--noise_dataset", "embedded"], "is streamed; pairs need corpora with a length"),
     ],
 )
 def test_corpora_that_give_no_pairs_are_refused(pair_recipe, request, corpus, flags, message):
     arguments = ["--dataset", request.getfixturevalue(corpus), *flags, "--output_dir", "unused"]
     with pytest.raises(ValueError, match=message):
         pair_recipe.load_pairs(pair_recipe.parse_arguments(arguments)[0], "train")
+
+
+def test_a_large_hub_repository_is_read_whole_for_pairs(pair_recipe, streamed):
+    """They need its length; StableToken's recipe streams it."""
+    flags = ["--dataset", streamed, "--noise_dataset", "embedded", "--output_dir", "unused"]
+    pairs, _ = pair_recipe.load_pairs(pair_recipe.parse_arguments(flags)[0], "train")
+    assert len(pairs) == 12
