@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hasrd_ctc import HasrdCTCConfig
+from .bidirectional_lstm import BidirectionalLSTM
 from .checked_loading import CheckedLoadingMixin
 from .layer_states import check_inputs, layer_states
 from .mel_frames import stack_frames
@@ -57,13 +58,8 @@ class HasrdForCTC(CheckedLoadingMixin, PreTrainedModel):
             self.encoder = build_encoder(config.encoder_config)
         if config.representation == "layers":
             self.layer_weights = nn.Parameter(torch.empty(config.encoder_config.num_hidden_layers + 1))
-        self.lstm = nn.LSTM(
-            config.representation_size,
-            config.hidden_size,
-            config.num_hidden_layers,
-            batch_first=True,
-            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
-            bidirectional=True,
+        self.lstm = BidirectionalLSTM(
+            config.representation_size, config.hidden_size, config.num_hidden_layers, config.dropout
         )
         self.head = nn.Linear(2 * config.hidden_size, config.vocab_size)
         self.post_init()
@@ -187,9 +183,7 @@ class HasrdForCTC(CheckedLoadingMixin, PreTrainedModel):
             states, mask = representation, attention_mask.bool()
         if self.config.representation == "layers":
             states = torch.einsum("n,btnd->btd", self.layer_shares, states)
-        states, lengths = states.to(self.head.weight.dtype), mask.sum(dim=1).cpu()
-        packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-        hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=mask.shape[1])
+        hidden = self.lstm(states.to(self.head.weight.dtype), mask)
         output = HasrdCTCOutput(logits=self.head(hidden), attention_mask=mask)
         if labels is not None:
             blank, num_tokens = self.config.pad_token_id, mask.sum(dim=1)
