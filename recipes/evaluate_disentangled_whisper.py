@@ -29,8 +29,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from evaluate_stable_token import FRAME_SECONDS, Models, corpus_label
+from evaluate_stable_token import FRAME_SECONDS, Models
 from evaluate_stable_token import load_models as load_any
+from measured_speech import MeasuredSpeechArguments, label_sources
 from transformers import (
     AutoConfig,
     HfArgumentParser,
@@ -79,8 +80,7 @@ TITLES = {  # the table's lines, in order: title and unit; a line of a noise cla
 
 
 @dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Folder or Hub id of a DisentangledWhisper or of a plain Whisper."})
+class EvaluationArguments(MeasuredSpeechArguments):
     dataset: list[str] = field(
         default_factory=list, metadata={"help": "Corpora of clean speech, see processing/corpora.py."}
     )
@@ -102,13 +102,7 @@ class EvaluationArguments:
     transcribe_pairs: bool = field(default=False, metadata={"help": "Measure the WER of the real pairs, too."})
     base: str | None = field(default=None, metadata={"help": "A model to reduce the errors of, such as the Whisper."})
     control: str | None = field(default=None, metadata={"help": "A second model for the picture of distances."})
-    split: str = field(default="test", metadata={"help": "Split of speech, noise and pairs."})
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     num_beams: int | None = field(default=None, metadata={"help": "Of the beam search; the model's own by default."})
-    batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For JSON and PNG; MODEL/evaluation by default."})
 
 
 @dataclass
@@ -364,7 +358,7 @@ def measure_all(
         results[label] = metrics | accuracy
         measured.append(Measured(label, pairs, encoded, seen, True))
     for source, label in zip(args.pairs, labels[len(args.dataset) :]):
-        pairs = read_pairs(open_short(source, args.split, args.max_seconds, args.max_utterances))
+        pairs = read_pairs(args.load(source))
         transcribes = args.transcribe_pairs or pairs.clean is None
         results[label], encoded = measure(models, pairs, args, num_beams, base, transcribes)
         if noise_classes(models):
@@ -375,13 +369,13 @@ def measure_all(
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
-    labels = [corpus_label(source) for source in [*args.dataset, *args.pairs]]
-    if len(set(labels)) < len(labels) or not labels:
-        raise ValueError(f"Give --dataset or --pairs, and corpora that tables can tell apart; got {labels}.")
+    labels = [*label_sources([*args.dataset, *args.pairs])]
+    if not labels:
+        raise ValueError("Give corpora to measure on, --dataset or --pairs; got neither.")
     models, base = load_models(args.model, args.device), load_base(args)
     own_beams = models.recognizer.generation_config.num_beams if models.recognizer is not None else None
     num_beams = args.num_beams or own_beams or 1
-    folder = Path(args.output_dir or Path(args.model, "evaluation"))
+    folder = args.folder
     shown = load_shown(args, models)
     results, measured = measure_all(args, models, base, labels, num_beams)
     write_evaluation(args, models, num_beams, results, folder / "evaluation.json")  # before any picture can fail

@@ -14,12 +14,11 @@ rate.
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from evaluate_stable_token import corpus_label
+from measured_speech import MeasuredSpeechArguments, label_sources
 from table_runs import CLEAN
 from transformers import AutoConfig, AutoModelForRNNT, HfArgumentParser, PreTrainedModel
 
@@ -29,7 +28,7 @@ from clearspeech.processing.perturbation import utterance_seed
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.processing.utterance_mixing import mix_utterances
 from clearspeech.trainers.bootstrap import WordErrors, count_word_errors
-from clearspeech.trainers.evaluation import length_batches, open_short
+from clearspeech.trainers.evaluation import length_batches
 from clearspeech.trainers.metrics import CharacterErrorRate, WordErrorRate
 from clearspeech.trainers.results import write_atomically
 
@@ -37,20 +36,12 @@ TITLES = {"wer": "WER", "cer": "CER"}
 
 
 @dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Folder or Hub id of a FactoredASR with its processor."})
-    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
-    split: str = field(default="test", metadata={"help": "Split of the speech."})
+class EvaluationArguments(MeasuredSpeechArguments):
     mixing_rates: list[float] = field(
         default_factory=lambda: [0.0, 0.1, 0.25, 0.3],
         metadata={"help": "Shares of the second utterance; Table 3's by default."},
     )
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     num_beams: int = field(default=1, metadata={"help": "Of the beam search; 1 is greedy."})
-    batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For the JSON; MODEL/evaluation by default."})
 
 
 def load_model(folder: str, device: str) -> tuple[PreTrainedModel, FactoredASRProcessor]:
@@ -118,14 +109,12 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
-    labels = [corpus_label(source) for source in args.dataset]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
+    sources = label_sources(args.dataset)
     model, processor = load_model(args.model, args.device)
-    folder = Path(args.output_dir or Path(args.model, "evaluation"))
+    folder = args.folder
     results, errors = {}, {}
-    for source, label in zip(args.dataset, labels):
-        corpus = open_short(source, args.split, args.max_seconds, args.max_utterances)
+    for label, source in sources.items():
+        corpus = args.load(source)
         results[label], errors[label] = measure(model, processor, corpus, args)
     content = {
         "model": args.model,

@@ -30,8 +30,8 @@ from statistics import fmean
 import numpy as np
 import torch
 from datasets import Dataset
-from evaluate_stable_token import corpus_label
 from matplotlib.figure import Figure
+from measured_speech import MeasuredSpeechArguments, label_sources
 from torch import Tensor
 from train_hasrd import check_model_type
 from transformers import AutoFeatureExtractor, FeatureExtractionMixin, HfArgumentParser
@@ -62,10 +62,7 @@ WINDOW, NUM_MELS = 1024, 80  # of the pictures
 
 
 @dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Folder or Hub id of a HASRD with its feature extractor."})
-    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
-    split: str = field(default="test", metadata={"help": "Split of the speech."})
+class EvaluationArguments(MeasuredSpeechArguments):
     measures: list[str] = field(
         default_factory=lambda: [*ALWAYS_HERE], metadata={"help": f"Of {', '.join(UNITS)}; the first three run here."}
     )
@@ -76,15 +73,11 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Corpora whose training speakers voices are compared by; --dataset when not given."},
     )
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     long_seconds: float = field(
         default=120.0, metadata={"help": "Join utterances to so much to compare windows with one pass; 0 for not."}
     )
     num_spectrograms: int = field(default=3, metadata={"help": "Draw the first so many utterances of each corpus."})
     batch_size: int = field(default=8, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "MODEL/evaluation by default."})
 
 
 def load_model(folder: str, device: str) -> tuple[HasrdModel, FeatureExtractionMixin]:
@@ -284,19 +277,17 @@ def format_table(results: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
-    labels = [corpus_label(source) for source in args.dataset]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
+    sources = label_sources(args.dataset)
     model, extractor = load_model(args.model, args.device)
     encoder = build_speaker_encoder(args)
-    folder, results = Path(args.output_dir or Path(args.model, "evaluation")), {}
+    folder, results = args.folder, {}
     shown = [
         name for name in ("input", ALL, "semantic", "acoustic", "first_1") if name in ("input", *book_subsets(model))
     ]
     if "semantic" in shown and "first_1" in shown:
         shown.remove("first_1")  # the same
-    for source, label in zip(args.dataset, labels):
-        corpus = open_short(source, args.split, args.max_seconds, args.max_utterances)
+    for label, source in sources.items():
+        corpus = args.load(source)
         results[label], drawn = measure(model, extractor, corpus, args, encoder)
         for row, waveforms in enumerate(drawn):
             chosen = {name: waveforms[name] for name in shown}

@@ -19,15 +19,13 @@ subset of books.
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from evaluate_factored_asr import transcribe
 from evaluate_hasrd import format_table, interval, reconstruct
 from evaluate_hasrd import load_model as load_codec
-from evaluate_stable_token import corpus_label
+from measured_speech import MeasuredSpeechArguments, label_sources
 from transformers import AutoConfig, HfArgumentParser
 
 from clearspeech.modeling.modeling_hasrd_ctc import HasrdForCTC
@@ -35,7 +33,6 @@ from clearspeech.processing.loudness import bring_to_level
 from clearspeech.processing.perturbation import utterance_seed
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.trainers.bootstrap import WordErrors, count_word_errors
-from clearspeech.trainers.evaluation import open_short
 from clearspeech.trainers.metrics import CharacterErrorRate, WordErrorRate
 from clearspeech.trainers.results import write_atomically
 
@@ -43,10 +40,7 @@ RECORDING = "recording"  # what is recognized without a codec
 
 
 @dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Folder or Hub id of a recognizer of recipes/train_hasrd_ctc.py."})
-    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
-    split: str = field(default="test", metadata={"help": "Split of the speech."})
+class EvaluationArguments(MeasuredSpeechArguments):
     resynthesis: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a HASRD that the speech goes through first."}
     )
@@ -54,11 +48,6 @@ class EvaluationArguments:
         default_factory=lambda: ["all"],
         metadata={"help": "Of --resynthesis: all, semantic, acoustic, or how many of the first; each is measured."},
     )
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For the JSON; MODEL/evaluation by default."})
 
     def __post_init__(self):
         if self.resynthesis is None and self.books != ["all"]:
@@ -110,14 +99,12 @@ def measure(
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
-    labels = [corpus_label(source) for source in args.dataset]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
+    sources = label_sources(args.dataset)
     model, processor = load_model(args.model, args.device)
-    folder = Path(args.output_dir or Path(args.model, "evaluation"))
+    folder = args.folder
     results, errors = {}, {}
-    for source, label in zip(args.dataset, labels):
-        corpus = open_short(source, args.split, args.max_seconds, args.max_utterances)
+    for label, source in sources.items():
+        corpus = args.load(source)
         results[label], errors[label] = measure(model, processor, corpus, args)
     config, shares = model.config, model.layer_shares
     content = {

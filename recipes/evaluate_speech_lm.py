@@ -21,13 +21,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from evaluate_stable_token import condition_titles, corpus_label
+from evaluate_stable_token import condition_titles
+from measured_speech import MeasuredSpeechArguments, label_sources
 from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser, PreTrainedModel
 
 import clearspeech  # noqa: F401  registers the suite's classes
 from clearspeech.processing.processing_speech_lm import SpeechLMProcessor
-from clearspeech.trainers.evaluation import load_noise_conditions, open_short
+from clearspeech.trainers.evaluation import load_noise_conditions
 from clearspeech.trainers.results import write_atomically
 from clearspeech.trainers.speech_lm_evaluation import choose_perturbations, measure, read_test
 from clearspeech.trainers.speech_lm_figures import plot_snr_curves, read_snr_curves
@@ -44,9 +44,7 @@ TITLES = {  # the table's lines, in order; that of a condition follows that of c
 
 
 @dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Folder or Hub id of a SpeechLM with its processor."})
-    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
+class EvaluationArguments(MeasuredSpeechArguments):
     task: list[str] = field(
         default_factory=list,
         metadata={"help": "asr, emotion or both, where a corpus has answers; by default all of the model's training."},
@@ -62,13 +60,7 @@ class EvaluationArguments:
     snrs_db: list[float] = field(
         default_factory=lambda: [20.0, 15.0, 10.0, 5.0, 0.0], metadata={"help": "SNRs of these curves, in dB."}
     )
-    split: str = field(default="test", metadata={"help": "Split of the speech and the noise."})
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     num_beams: int = field(default=1, metadata={"help": '"We use greedy search for ASR decoding"'})
-    batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For JSON and PNG; MODEL/evaluation by default."})
 
 
 def load_model(folder: str, device: str) -> tuple[PreTrainedModel, SpeechLMProcessor]:
@@ -152,17 +144,15 @@ def format_table(results: dict[str, dict[str, float]], titles: dict[str, str]) -
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
-    labels = [corpus_label(source) for source in args.dataset]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
+    sources = label_sources(args.dataset)
     model, processor = load_model(args.model, args.device)
     tasks = choose_tasks(args.task, processor)
     noise = load_noise_conditions(args.noise_dataset, args.split)
     perturbations = choose_perturbations(args.conditions, args.snr_curve, args.snrs_db, noise)
-    folder, titles = Path(args.output_dir or Path(args.model, "evaluation")), condition_titles(args.noise_dataset)
+    folder, titles = args.folder, condition_titles(args.noise_dataset)
     tests = {}
-    for source, label in zip(args.dataset, labels):  # all of them first: what cannot be measured is refused at once
-        corpus = open_short(source, args.split, args.max_seconds, args.max_utterances)
+    for label, source in sources.items():  # all of them first: what cannot be measured is refused at once
+        corpus = args.load(source)
         tests[label] = read_test(corpus, tasks, source)
     results = {}
     for label, test in tests.items():

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+from measured_speech import MeasuredSpeechArguments, label_sources
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -28,7 +28,6 @@ from transformers import (
 
 import clearspeech  # noqa: F401  registers the suite's classes
 from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
-from clearspeech.processing.corpora import load_corpus, parse_source
 from clearspeech.trainers.evaluation import load_noise_conditions, noise_table, perturbed_views, tokenize, transcribe
 from clearspeech.trainers.figures import plot_token_strips, plot_unit_edit_distance
 from clearspeech.trainers.metrics import WordErrorRate
@@ -55,21 +54,14 @@ HAVE_TOKENS = {  # by model type: whether a model of this configuration has toke
 
 
 @dataclass
-class EvaluationArguments:
-    model: str = field(metadata={"help": "Folder or Hub id of the tokenizer, with or without its recognizer."})
-    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
+class EvaluationArguments(MeasuredSpeechArguments):
     noise_dataset: list[str] = field(
         default_factory=list,
         metadata={"help": "Corpora of real noise; without one its conditions are left out."},
     )
-    split: str = field(default="test", metadata={"help": "Split of the speech and the noise."})
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
     wer_conditions: list[str] = field(
         default_factory=lambda: ["clean", "real"], metadata={"help": "Where to transcribe: clean, or a condition."}
     )
-    batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For JSON and PNG; MODEL/evaluation by default."})
 
 
 @dataclass
@@ -110,17 +102,6 @@ def load_models(folder: str, device: str) -> Models:
     if recognizer is not None:
         text_tokenizer = AutoTokenizer.from_pretrained(folder)
     return Models(tokenizer, recognizer, AutoFeatureExtractor.from_pretrained(folder), text_tokenizer)
-
-
-def corpus_label(source: str) -> str:
-    """
-    A short name for tables and files: `an4` for a folder, `fleurs-en_us` for a Hub id with a configuration,
-    `digit_strings` for composed ones; a folder that stands for a configuration gives its last part.
-    """
-    parsed = parse_source(source)
-    if parsed.digit_strings:
-        return "digit_strings"
-    return "-".join(Path(part).name for part in (parsed.name, parsed.config) if part)
 
 
 def condition_titles(noise_dataset: list[str]) -> dict[str, str]:
@@ -191,15 +172,12 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
     models = load_models(args.model, args.device)
     noise, conditions = load_noise_conditions(args.noise_dataset, args.split), condition_titles(args.noise_dataset)
-    folder = Path(args.output_dir or Path(args.model, "evaluation"))
-    labels = [corpus_label(source) for source in args.dataset]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
+    folder = args.folder
+    sources = label_sources(args.dataset)
     results = {}
-    for source, label in zip(args.dataset, labels):
-        corpus = load_corpus(source, args.split, decoded=True)
-        corpus = corpus.select(range(min(args.max_utterances or len(corpus), len(corpus))))
-        waveforms, texts = list(corpus["audio"]), list(corpus["text"])
+    for label, source in sources.items():
+        rows = list(args.load(source))
+        waveforms, texts = [row["audio"] for row in rows], [row["text"] for row in rows]
         metrics = results[label] = measure(models, waveforms, texts, noise, args.wer_conditions, args.batch_size)
         if models.tokenizer is not None:
             bars = {title: metrics[f"ued/{name}"] for name, title in conditions.items() if f"ued/{name}" in metrics}

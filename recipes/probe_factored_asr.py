@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from evaluate_factored_asr import load_model
-from evaluate_stable_token import corpus_label
+from measured_speech import corpus_label
 from torch import Tensor
 from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin
 

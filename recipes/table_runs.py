@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from pathlib import Path
 
-from evaluate_stable_token import corpus_label
+from measured_speech import corpus_label
 
 from clearspeech.trainers.results import Results, Run, read_results, update_results, write_atomically
 

@@ -213,7 +213,7 @@ def test_speech_without_noise_or_corpora_alike_are_refused(recipe, model, tiny_p
     folder = save(model, tiny_processor, tmp_path / "model")
     with pytest.raises(ValueError, match="give --noise_dataset"):
         recipe.main(["--model", folder, *corpora[:2], "--device", "cpu"])
-    with pytest.raises(ValueError, match="corpora that tables can tell apart"):
+    with pytest.raises(ValueError, match="--dataset or --pairs; got neither"):
         recipe.main(["--model", folder])
 
 

@@ -75,7 +75,7 @@ def test_of_pairs_the_noisy_half_is_measured(recipe, model_folder, corpus_folder
     model, processor = recipe.load_model(model_folder, "cpu")
     speech = load_corpus(corpus_folder, "test", streaming=False, decoded=True)
     pairs = speech.with_format(None).add_column("clean_audio", [[0.0]] * len(speech))
-    args = recipe.EvaluationArguments(model_folder, [corpus_folder], mixing_rates=[0.0])
+    args = recipe.EvaluationArguments(model=model_folder, dataset=[corpus_folder], mixing_rates=[0.0])
     assert recipe.measure(model, processor, pairs, args) == recipe.measure(model, processor, speech, args)
 
 

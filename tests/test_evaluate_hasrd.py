@@ -103,7 +103,7 @@ def test_no_batch_is_encoded_twice_and_no_subset_decoded_twice(recipe, model_fol
 def test_loudness_is_not_counted(recipe, model_folder, corpus_folder):
     """What is measured is at one level, whatever that of the recording."""
     model, extractor = recipe.load_model(model_folder, "cpu")
-    args = recipe.EvaluationArguments(model_folder, [corpus_folder], num_spectrograms=1)
+    args = recipe.EvaluationArguments(model=model_folder, dataset=[corpus_folder], num_spectrograms=1)
     corpus = recipe.open_short(corpus_folder, "test", 30.0, 2)
     rows = [dict(row, audio=np.asarray(row["audio"], dtype=np.float32)) for row in corpus]
     loud, quiet = ([dict(row, audio=scale * row["audio"]) for row in rows] for scale in (1.0, 0.1))
@@ -129,7 +129,7 @@ def test_tokens_of_windows_are_held_against_those_of_one_pass(recipe, model_fold
 
 def test_the_mel_distance_is_the_mean_over_utterances(recipe, model_folder, corpus_folder):
     model, extractor = recipe.load_model(model_folder, "cpu")
-    args = recipe.EvaluationArguments(model_folder, [corpus_folder], measures=["mel_distance"])
+    args = recipe.EvaluationArguments(model=model_folder, dataset=[corpus_folder], measures=["mel_distance"])
     corpus = recipe.open_short(corpus_folder, "test", 30.0, 2)
     figures, drawn = recipe.measure(model, extractor, corpus, args, None)
     expected = [float(mel_distance(each["all"][None], each["input"][None])) for each in drawn]

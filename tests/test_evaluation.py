@@ -254,7 +254,7 @@ def test_corpora_that_tables_cannot_tell_apart_are_refused(recipes, tiny_folder)
 
 
 def test_hub_configurations_have_labels_of_their_own(recipes):
-    from evaluate_stable_token import corpus_label
+    from measured_speech import corpus_label
 
     assert corpus_label("google/fleurs:en_us") == "fleurs-en_us"
     assert corpus_label("digit_strings:somewhere/spoken_digits:40") == "digit_strings"
@@ -271,7 +271,7 @@ def test_hub_configurations_have_labels_of_their_own(recipes):
     ],
 )
 def test_labels_of_corpora_can_be_parts_of_file_names(recipes, source, label):
-    from evaluate_stable_token import corpus_label
+    from measured_speech import corpus_label
 
     assert corpus_label(source) == label
 
