@@ -7,17 +7,17 @@ from torch import Tensor, nn
 class BidirectionalLSTM(nn.Module):
     """
     What `nn.LSTM(bidirectional=True)` is on packed sequences, which on a CPU train less than half as fast. On padded
-    ones its direction back would begin in the padding: here that direction gets each utterance turned around.
+    ones its backward direction would begin in the padding: here it gets each utterance reversed in time.
 
     Args:
-        input_size, hidden_size: of the states, and of each direction; dropout: between the layers.
+        input_size, hidden_size: of the states, and of each direction; num_layers: at least 1; dropout: between layers.
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float = 0.0):
         super().__init__()
         sizes = [input_size, *[2 * hidden_size] * (num_layers - 1)]
-        self.onward = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
-        self.back = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
+        self.forward_layers = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
+        self.backward_layers = nn.ModuleList(nn.LSTM(size, hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -27,10 +27,11 @@ class BidirectionalLSTM(nn.Module):
         mask: `(batch, frames)` boolean, True on real frames, which come first.
         """
         positions = torch.arange(mask.shape[1], device=mask.device)
-        mirrored = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - positions, positions)[..., None]
-        for number, (onward, back) in enumerate(zip(self.onward, self.back, strict=True)):
-            if number:
+        reversed_positions = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - positions, positions)[..., None]
+        states = states.masked_fill(~mask[..., None], 0.0)  # zero times NaN would be NaN in the gradients
+        for index, (onward, backward) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
+            if index:
                 states = self.dropout(states)
-            read_back, _ = back(states.take_along_dim(mirrored, dim=1))
-            states = torch.cat([onward(states)[0], read_back.take_along_dim(mirrored, dim=1)], dim=2)
+            from_end, _ = backward(states.take_along_dim(reversed_positions, dim=1))
+            states = torch.cat([onward(states)[0], from_end.take_along_dim(reversed_positions, dim=1)], dim=2)
         return states.masked_fill(~mask[..., None], 0.0)

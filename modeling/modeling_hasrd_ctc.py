@@ -41,7 +41,7 @@ class HasrdForCTC(CheckedLoadingMixin, PreTrainedModel):
 
     What is measured stays in evaluation mode and gets no gradients. Of a HASRD there is all but the decoder when books
     are read, also those that come after them; else its encoder alone, and nothing when the features are read as they
-    are. Padding is exact: LSTMs run over real tokens alone. A model loads in float32 unless `dtype` asks for another.
+    are. Padding is exact, see `BidirectionalLSTM`. A model loads in float32 unless `dtype` asks for another.
     """
 
     config_class = HasrdCTCConfig

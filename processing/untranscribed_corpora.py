@@ -6,7 +6,7 @@ from .audio_reading import AudioDecoder
 from .corpora import load_corpus, load_noise, parse_source
 
 
-def load_speech(sources: list[str], split: str, *, on_error: str = "raise") -> Dataset:
+def load_untranscribed(sources: list[str], split: str, *, on_error: str = "raise") -> Dataset:
     """
     Rows `audio` (float32 mono, 16 kHz, `(samples,)`, decoded when read) of several corpora, one after another.
 

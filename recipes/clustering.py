@@ -10,40 +10,35 @@ import torch
 from datasets import Dataset
 from filelock import FileLock
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from training_speech import SpeechArguments
 from transformers import FeatureExtractionMixin
 
 from clearspeech.trainers.results import write_atomically
 from clearspeech.trainers.unit_clustering import fit_kmeans
-from clearspeech.trainers.unit_extraction import claim_folder, extract_features
+from clearspeech.trainers.unit_extraction import ClusteredEncoder, claim_folder, extract_features
 
 
 @dataclass(kw_only=True)
 class ClusteringArguments(SpeechArguments):
-    """Of a recipe, which gives the first three of them, and their help, as its paper has them."""
+    """Of a recipe, which gives those without a default their help, and their values as its paper has them."""
 
     num_clusters: int
     num_passes: int
     sample_share: float
-    output_dir: str = field(metadata={"help": "Folder of what is made; its work/ keeps states and clusters."})
+    output_dir: str
     batch_frames: int = field(default=10_000, metadata={"help": "Frames per step of k-means."})
     num_inits: int = field(default=20, metadata={"help": "Starts of k-means, of which the best is taken."})
     reassignment_ratio: float = field(
         default=0.01, metadata={"help": "Clusters smaller than this share of the largest begin anew."}
     )
     batch_size: int = field(default=16, metadata={"help": "Utterances that the encoder sees at once."})
-    seed: int = field(default=0, metadata={"help": "Of the sample, of k-means and of random weights."})
+    seed: int = field(default=0, metadata={"help": "Of all that is drawn: the sample, the starts of k-means."})
 
     @property
     def work(self) -> Path:
         """Where states and clusters are kept."""
         return Path(self.output_dir, "work")
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """The speech, for whoever finds what was made of it."""
-        return {"corpora": self.dataset, "split": "train", "max_seconds": self.max_seconds}
 
 
 def draw_sample(speech: Dataset, share: float, seed: int) -> Dataset:
@@ -62,16 +57,19 @@ def draw_sample(speech: Dataset, share: float, seed: int) -> Dataset:
 def fit_centroids(
     recipe: ClusteringArguments,
     speech: Dataset,
-    model: nn.Module,
+    model: ClusteredEncoder,
     feature_extractor: FeatureExtractionMixin,
     identity: dict[str, Any],
 ) -> Tensor:
     """
     Centroids `(clusters, dim)` of the states of a sample of the speech. One process fits, the others wait.
 
-    model: as in `extract_features`; identity: of its encoder and layer, by which finished work is known.
+    identity: of the encoder and its layer, by which finished work is known.
+
+    Raises:
+        ValueError: see `draw_sample`, `extract_features` and `claim_folder`.
     """
-    description = recipe.description | {"share": recipe.sample_share, "seed": recipe.seed}
+    description = recipe.describe("train") | {"share": recipe.sample_share, "seed": recipe.seed}
     sample = draw_sample(speech, recipe.sample_share, recipe.seed)
     states = extract_features(sample, model, feature_extractor, recipe.work / "states", description, recipe.batch_size)
     folder = recipe.work / "clusters"

@@ -22,7 +22,7 @@ it. Two CPU cores: about a minute for ten minutes of speech with greedy search.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +41,6 @@ import clearspeech  # noqa: F401  registers the suite's classes
 from clearspeech.processing.corpora import load_noise
 from clearspeech.processing.noisy_pairs import mix_pairs, noise_perturber
 from clearspeech.processing.perturbation import utterance_seed
-from clearspeech.trainers.evaluation import open_short
 from clearspeech.trainers.noise_evaluation import (
     LatentSpeech,
     NoisyPairs,
@@ -81,6 +80,7 @@ TITLES = {  # the table's lines, in order: title and unit; a line of a noise cla
 
 @dataclass
 class EvaluationArguments(MeasuredSpeechArguments):
+    model: str = field(metadata={"help": "Folder or Hub id of a DisentangledWhisper or of a plain Whisper."})
     dataset: list[str] = field(
         default_factory=list, metadata={"help": "Corpora of clean speech, see processing/corpora.py."}
     )
@@ -178,7 +178,7 @@ def mixed_pairs(
 ) -> NoisyPairs:
     """One noisy view of each utterance, of the given classes or of all when there are none."""
     perturber = noise_perturber(open_noise(tuple(args.noise_dataset), noise_split), snrs_db, classes or None)
-    speech = open_short(source, split, args.max_seconds, args.max_utterances)
+    speech = replace(args, split=split).load(source)
     return read_pairs(mix_pairs(speech, perturber))
 
 

@@ -37,6 +37,7 @@ TITLES = {"wer": "WER", "cer": "CER"}
 
 @dataclass
 class EvaluationArguments(MeasuredSpeechArguments):
+    model: str = field(metadata={"help": "Folder or Hub id of a FactoredASR with its processor."})
     mixing_rates: list[float] = field(
         default_factory=lambda: [0.0, 0.1, 0.25, 0.3],
         metadata={"help": "Shares of the second utterance; Table 3's by default."},

@@ -63,6 +63,7 @@ WINDOW, NUM_MELS = 1024, 80  # of the pictures
 
 @dataclass
 class EvaluationArguments(MeasuredSpeechArguments):
+    model: str = field(metadata={"help": "Folder or Hub id of a HASRD with its feature extractor."})
     measures: list[str] = field(
         default_factory=lambda: [*ALWAYS_HERE], metadata={"help": f"Of {', '.join(UNITS)}; the first three run here."}
     )

@@ -41,6 +41,7 @@ RECORDING = "recording"  # what is recognized without a codec
 
 @dataclass
 class EvaluationArguments(MeasuredSpeechArguments):
+    model: str = field(metadata={"help": "Folder or Hub id of a recognizer of recipes/train_hasrd_ctc.py."})
     resynthesis: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a HASRD that the speech goes through first."}
     )

@@ -45,6 +45,7 @@ TITLES = {  # the table's lines, in order; that of a condition follows that of c
 
 @dataclass
 class EvaluationArguments(MeasuredSpeechArguments):
+    model: str = field(metadata={"help": "Folder or Hub id of a SpeechLM with its processor."})
     task: list[str] = field(
         default_factory=list,
         metadata={"help": "asr, emotion or both, where a corpus has answers; by default all of the model's training."},

@@ -11,6 +11,7 @@ ten minutes of speech.
 """
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,10 @@ HAVE_TOKENS = {  # by model type: whether a model of this configuration has toke
 
 @dataclass
 class EvaluationArguments(MeasuredSpeechArguments):
+    model: str = field(metadata={"help": "Folder or Hub id of the tokenizer, with or without its recognizer."})
+    max_seconds: float = field(
+        default=math.inf, metadata={"help": "Longer utterances are left out; else tokens are made in windows."}
+    )
     noise_dataset: list[str] = field(
         default_factory=list,
         metadata={"help": "Corpora of real noise; without one its conditions are left out."},
@@ -170,10 +175,10 @@ def draw_tokens(models: Models, waveforms: list, texts: list[str], noise: dict, 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     (args,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses(arguments)
+    sources = label_sources(args.dataset)
     models = load_models(args.model, args.device)
     noise, conditions = load_noise_conditions(args.noise_dataset, args.split), condition_titles(args.noise_dataset)
     folder = args.folder
-    sources = label_sources(args.dataset)
     results = {}
     for label, source in sources.items():
         rows = list(args.load(source))

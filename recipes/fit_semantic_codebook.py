@@ -27,7 +27,6 @@ from accelerate import PartialState
 from clustering import ClusteringArguments, fit_centroids
 from presets import parse_with_preset
 from torch import Tensor
-from training_speech import load_speech
 from transformers import AutoFeatureExtractor, FeatureExtractionMixin, set_seed
 
 from clearspeech.modeling.modeling_hasrd import HasrdModel
@@ -50,6 +49,7 @@ PRESETS = {
 
 @dataclass(kw_only=True)
 class RecipeArguments(ClusteringArguments):
+    output_dir: str = field(metadata={"help": "Folder of the HasrdModel."})
     encoder: str = field(metadata={"help": "Folder or Hub id of a BestRQ, HuBERT, wav2vec 2.0 or WavLM."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     layer: int = field(default=8, metadata={"help": "n_s, of its hidden_states; 0 goes into the first layer."})
@@ -57,7 +57,7 @@ class RecipeArguments(ClusteringArguments):
         default=1024, metadata={"help": "Size of the semantic book, which the bitrates make 1024; 0 for none."}
     )
     sample_share: float = field(default=0.1, metadata={"help": '"10% of the train-clean-100 subset"'})
-    num_passes: int = field(default=5, metadata={"help": "How often k-means sees all tokens."})
+    num_passes: int = field(default=5, metadata={"help": "How often k-means sees all frames, one for each token."})
     num_acoustic_books: int | None = field(
         default=None, metadata={"help": "Of the codec: 9 on a BestRQ, 8 on others when not given."}
     )
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None):
     model, feature_extractor = build_model(recipe)
     fingerprint = model.encoder_fingerprint()
     if recipe.num_clusters:
-        speech = load_speech(recipe, "train")
+        speech = recipe.load("train")
         centroids = fit_centroids(recipe, speech, SemanticLayer(model), feature_extractor, {"states": fingerprint})
         model.set_semantic_codebook(centroids, fingerprint)
     if PartialState().is_main_process:

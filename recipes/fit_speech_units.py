@@ -32,7 +32,6 @@ from clustering import ClusteringArguments, fit_centroids
 from datasets import Dataset
 from filelock import FileLock
 from presets import parse_with_preset
-from training_speech import load_speech
 from transformers import AutoFeatureExtractor
 
 from clearspeech.modeling.modeling_kmeans_tokenizer import KMeansTokenizerModel
@@ -60,6 +59,7 @@ PRESETS = {
 
 @dataclass(kw_only=True)
 class RecipeArguments(ClusteringArguments):
+    output_dir: str = field(metadata={"help": "Folder of the finished SpeechLMProcessor."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     encoder: str = field(
         default="microsoft/wavlm-large",
@@ -114,10 +114,10 @@ def fit_tokenizer(recipe: RecipeArguments, speech: Dataset) -> SpeechLMProcessor
 def learn_pieces(recipe: RecipeArguments, processor: SpeechLMProcessor, speech: Dataset) -> UnitPieces:
     """Codes of all speech at all speeds, and their subwords. One process learns, the others wait."""
     codes = extract_units(
-        speech, processor, recipe.work / "codes", recipe.description, recipe.speeds, recipe.batch_size
+        speech, processor, recipe.work / "codes", recipe.describe("train"), recipe.speeds, recipe.batch_size
     )
     folder = recipe.work / f"pieces_{recipe.vocab_size}_{recipe.piece_mode}"
-    claim_folder(folder, recipe.description | {"speeds": recipe.speeds, "units": units_checksum(processor)})
+    claim_folder(folder, recipe.describe("train") | {"speeds": recipe.speeds, "units": units_checksum(processor)})
     with FileLock(folder / "learning"):
         if not (folder / FILE_NAME).exists():
             units = (row["units"] for row in codes.select_columns("units"))
@@ -143,7 +143,7 @@ def describe_pieces(pieces: UnitPieces, codes: Dataset) -> str:
 def main(arguments: list[str] | None = None):
     recipe = parse_arguments(arguments)
     state = PartialState()
-    speech = load_speech(recipe, "train")
+    speech = recipe.load("train")
     if recipe.tokenizer is None:
         processor = fit_tokenizer(recipe, speech)
     else:

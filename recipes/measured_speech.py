@@ -12,17 +12,16 @@ from clearspeech.trainers.evaluation import open_short
 
 
 @dataclass(kw_only=True)
-class MeasuredSpeechArguments:
-    """What every recipe that measures a model can be told."""
+class MeasuringArguments:
+    """What every recipe that measures a model can be told; each says itself which models those are."""
 
-    model: str = field(metadata={"help": "Folder or Hub id of the model, with its processor."})
-    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
-    split: str = field(default="test", metadata={"help": "Split of the speech, and of noise."})
+    model: str
+    split: str = field(default="test", metadata={"help": "Split of all that is measured on."})
     max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many of each corpus."})
     max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
     batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
     device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For JSON and PNG; MODEL/evaluation by default."})
+    output_dir: str | None = field(default=None, metadata={"help": "For the results; MODEL/evaluation by default."})
 
     @property
     def folder(self) -> Path:
@@ -30,8 +29,15 @@ class MeasuredSpeechArguments:
         return Path(self.output_dir or Path(self.model, "evaluation"))
 
     def load(self, source: str) -> Dataset:
-        """One corpus; for its errors see `load_corpus`."""
+        """One corpus; for its errors see `load_corpus` and `leave_out_long`."""
         return open_short(source, self.split, self.max_seconds, self.max_utterances)
+
+
+@dataclass(kw_only=True)
+class MeasuredSpeechArguments(MeasuringArguments):
+    """With the corpora of a table."""
+
+    dataset: list[str] = field(metadata={"help": "Corpora to measure on, see processing/corpora.py."})
 
 
 def corpus_label(source: str) -> str:
@@ -54,5 +60,5 @@ def label_sources(sources: Sequence[str]) -> dict[str, str]:
     """
     labels = [corpus_label(source) for source in sources]
     if len(set(labels)) < len(labels):
-        raise ValueError(f"--dataset names corpora that tables cannot tell apart: {labels}. Measure them in turn.")
+        raise ValueError(f"Got corpora that tables cannot tell apart: {labels}. Measure them in turn.")
     return dict(zip(labels, sources, strict=True))

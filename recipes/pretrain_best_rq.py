@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 from presets import parse_with_preset
-from training_speech import ValidatedSpeechArguments, limit_split, statistics_rows
+from training_speech import ResumableArguments, ValidatedSpeechArguments, statistics_rows
 from transformers import set_seed
 
 from clearspeech.configuration.configuration_best_rq import BestRQConfig
 from clearspeech.modeling.modeling_best_rq import BestRQForPreTraining
 from clearspeech.processing.feature_collator import FeatureCollator
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
-from clearspeech.processing.untranscribed_corpora import load_speech
+from clearspeech.processing.untranscribed_corpora import load_untranscribed
 from clearspeech.trainers.speech_trainer import prepare_output_folder
 from clearspeech.trainers.trainer_best_rq import BestRQTrainer, BestRQTrainingArguments
 
@@ -72,7 +72,7 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments(ValidatedSpeechArguments):
+class RecipeArguments(ValidatedSpeechArguments, ResumableArguments):
     validation_dataset: list[str] | None = field(
         default=None, metadata={"help": "Corpora with a validation split; those of --dataset when not given."}
     )
@@ -103,7 +103,7 @@ def load_split(recipe: RecipeArguments, split: str) -> Dataset:
     corpora = recipe.dataset
     if split == "validation" and recipe.validation_dataset is not None:
         corpora = recipe.validation_dataset
-    return limit_split(recipe, load_speech(corpora, split, on_error=recipe.on_error), split)
+    return recipe.limit(load_untranscribed(corpora, split, on_error=recipe.on_error), split)
 
 
 def build_feature_extractor(

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from training_speech import SpeechArguments
+from presets import OF_TRAINING
+from training_speech import ResumableArguments, SpeechArguments
 from transformers import HfArgumentParser, WhisperConfig, set_seed
 
 from clearspeech.modeling.modeling_whisper_ctc import WhisperForJointCTC
@@ -58,13 +59,12 @@ SHAPE = dict(
 
 
 @dataclass
-class RecipeArguments(SpeechArguments):
+class RecipeArguments(SpeechArguments, ResumableArguments):
     evaluation_dataset: list[str] = field(default_factory=list, metadata={"help": "Corpora for the test WER."})
     init_from: str | None = field(
         default=None, metadata={"help": "Checkpoint of this recipe whose weights to start from."}
     )
     max_seconds: float = field(default=12.0, metadata={"help": "Longer training utterances are left out."})
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def build_model(tokenizer) -> WhisperForJointCTC:
@@ -87,7 +87,7 @@ def build_model(tokenizer) -> WhisperForJointCTC:
 
 def main():
     parser = HfArgumentParser((RecipeArguments, WhisperCTCTrainingArguments))
-    parser.set_defaults(remove_unused_columns=False, report_to=["tensorboard"])
+    parser.set_defaults(**OF_TRAINING)
     recipe, args = parser.parse_args_into_dataclasses()
     checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
     set_seed(args.seed)

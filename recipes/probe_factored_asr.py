@@ -17,13 +17,11 @@ Writes `probe.json` and `probe.png` into `--output_dir`. Two CPU cores: about a 
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from evaluate_factored_asr import load_model
-from measured_speech import corpus_label
+from measured_speech import MeasuringArguments, corpus_label
 from torch import Tensor
 from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin
 
@@ -53,24 +51,18 @@ UNFACTORED = "unfactored"  # the baseline's states
 
 
 @dataclass
-class ProbeArguments:
+class ProbeArguments(MeasuringArguments):
     model: str = field(metadata={"help": "Folder or Hub id of a FactoredASR with its processor."})
     dataset: str = field(metadata={"help": "Corpus of the speech, see processing/corpora.py."})
     baseline: str | None = field(default=None, metadata={"help": "One without factors, to compare with."})
     probes: list[str] = field(default_factory=lambda: list(PROBES), metadata={"help": "speaker, noise, characters."})
-    split: str = field(default="test", metadata={"help": "Split to measure on, and of the noise."})
     noise_dataset: list[str] = field(default_factory=list, metadata={"help": "Corpora of labelled noise."})
     noise_classes: list[str] = field(default_factory=list, metadata={"help": "Classes to tell apart; all by default."})
     snrs_db: list[float] = field(
         default_factory=lambda: [0.0, 10.0], metadata={"help": "Lowest and highest SNR of the noise, in dB."}
     )
     noise_copies: int = field(default=3, metadata={"help": "How often each utterance is mixed with noise."})
-    max_utterances: int | None = field(default=None, metadata={"help": "Measure on the first so many."})
     max_train_utterances: int = field(default=1000, metadata={"help": "So many random ones train for characters."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer utterances are left out."})
-    batch_size: int = field(default=32, metadata={"help": "Utterances at once."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
-    output_dir: str | None = field(default=None, metadata={"help": "For JSON and PNG; MODEL/evaluation by default."})
 
     def __post_init__(self):
         unknown = [name for name in self.probes if name not in PROBES]
@@ -207,9 +199,9 @@ def format_table(probes: dict[str, Probe]) -> str:
 def main(arguments: list[str] | None = None) -> dict[str, Probe]:
     (args,) = HfArgumentParser(ProbeArguments).parse_args_into_dataclasses(arguments)
     models = load_models(args)
-    test = open_short(args.dataset, args.split, args.max_seconds, args.max_utterances)
+    test = args.load(args.dataset)
     probes = run_probes(models, test, args)
-    folder = Path(args.output_dir or Path(args.model, "evaluation"))
+    folder = args.folder
     title = f"What linear probes read from the factors, {corpus_label(args.dataset)}"
     plot_probes({TITLES[name]: probe for name, probe in probes.items()}, folder / "probe.png", title)
     write_atomically(folder / "probe.json", json.dumps(as_json(probes, args), indent=1) + "\n")

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset, concatenate_datasets
 from presets import parse_with_preset
-from training_speech import ValidatedSpeechArguments, load_speech
+from training_speech import ResumableArguments, ValidatedSpeechArguments
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from clearspeech.configuration.configuration_disentangled_whisper import UNKNOWN_NOISE
@@ -85,7 +85,7 @@ LATENT_FLAGS = (  # whose defaults are a latent model's own values
 
 
 @dataclass
-class RecipeArguments(ValidatedSpeechArguments):
+class RecipeArguments(ValidatedSpeechArguments, ResumableArguments):
     dataset: list[str] = field(metadata={"help": "Corpora of pairs or of clean speech, see processing/corpora.py."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     base_model: str = field(default="openai/whisper-medium", metadata={"help": "Whisper folder or Hub id."})
@@ -160,7 +160,7 @@ def load_pairs(recipe: RecipeArguments, split: str) -> tuple[Dataset, list[str]]
     Raises:
         ValueError: clean speech without a noise corpus, or pairs with one.
     """
-    speech = load_speech(recipe, split)
+    speech = recipe.load(split)
     if "clean_audio" in speech.column_names:
         if recipe.noise_dataset:
             raise ValueError(f"{recipe.dataset} are pairs, noisy already: leave out --noise_dataset.")

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import torch
 from datasets import Dataset
 from presets import given, parse_with_preset
-from training_speech import ValidatedSpeechArguments, load_speech, statistics_rows
+from training_speech import ResumableArguments, ValidatedSpeechArguments, statistics_rows
 from transformers import AutoConfig, AutoFeatureExtractor, set_seed
 
 from clearspeech.configuration.configuration_factored_asr import (
@@ -87,7 +87,7 @@ OWN_ENCODERS = {"lstm": LSTMEncoderConfig, "conformer": ConformerEncoderConfig}
 
 
 @dataclass
-class RecipeArguments(ValidatedSpeechArguments):
+class RecipeArguments(ValidatedSpeechArguments, ResumableArguments):
     encoder: str = field(
         metadata={"help": "conformer or lstm, from random weights; or folder or Hub id of a pretrained encoder."}
     )
@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None):
     checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
     set_seed(args.seed)
 
-    speech = {split: load_speech(recipe, split) for split in ("train", "validation")}
+    speech = {split: recipe.load(split) for split in ("train", "validation")}
     processor = build_processor(recipe, args, speech["train"], is_resumed=checkpoint is not None)
     check_transcripts(processor, speech)
     model = build_model(recipe, processor)

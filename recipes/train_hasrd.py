@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 from presets import given, parse_with_preset
-from training_speech import ValidatedSpeechArguments, load_speech, statistics_rows
+from training_speech import ResumableArguments, ValidatedSpeechArguments, statistics_rows
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, set_seed
 
 from clearspeech.configuration.configuration_best_rq import BestRQConfig
@@ -72,7 +72,7 @@ BARE_ENCODERS = {"fbank": False, "fbank_sepconv": True}  # by name, whether resi
 
 
 @dataclass
-class RecipeArguments(ValidatedSpeechArguments):
+class RecipeArguments(ValidatedSpeechArguments, ResumableArguments):
     model: str | None = field(
         default=None, metadata={"help": "Folder of recipes/fit_semantic_codebook.py: a HASRD, its decoder untrained."}
     )
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None):
     set_seed(args.seed)
 
     model = build_model(recipe)
-    speech = {split: load_speech(recipe, split) for split in ("train", "validation")}
+    speech = {split: recipe.load(split) for split in ("train", "validation")}
     extractor = build_feature_extractor(recipe, args, speech["train"], is_resumed=checkpoint is not None)
     config = model.config
     collator = SegmentCollator(

@@ -10,8 +10,8 @@ semantic book of a HASRD:
 The Hub's `openslr/librispeech_asr:clean` has train-clean-360 as well. Other rows of Tables 3 and 4 are other
 representations: `--representation layer --layer 8` of an encoder (a folder of recipes/pretrain_best_rq.py, or
 `--model facebook/hubert-base-ls960`), `features` as they go into it, `acoustic` or `combined` books; `books --books 0`
-is the first book of a codec without a semantic one; `layers` learns the weights of Fig. 2. On two CPU cores (about ten
-minutes):
+is the first book of a codec without a semantic one; `layers` learns the weights of Fig. 2. On two CPU cores (about
+four minutes):
 
     accelerate launch --cpu recipes/train_hasrd_ctc.py --preset mini --model outputs/mini_hasrd \\
         --dataset digit_strings:../shared/data/spoken_digits --output_dir outputs/mini_hasrd_ctc
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from presets import parse_with_preset
 from train_factored_asr import check_transcripts
-from training_speech import ValidatedSpeechArguments, load_speech
+from training_speech import ResumableArguments, ValidatedSpeechArguments
 from transformers import AutoConfig, AutoFeatureExtractor, set_seed
 
 from clearspeech.configuration.configuration_hasrd_ctc import REPRESENTATIONS
@@ -68,7 +68,7 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments(ValidatedSpeechArguments):
+class RecipeArguments(ValidatedSpeechArguments, ResumableArguments):
     model: str = field(metadata={"help": "Folder or Hub id of a HASRD, BestRQ, HuBERT, wav2vec 2.0 or WavLM."})
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     representation: str = field(
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None):
     checkpoint = prepare_output_folder(args.output_dir, recipe.resume)
     set_seed(args.seed)
 
-    speech = {split: load_speech(recipe, split) for split in ("train", "validation")}
+    speech = {split: recipe.load(split) for split in ("train", "validation")}
     processor = build_processor(recipe, args, speech["train"], is_resumed=checkpoint is not None)
     check_transcripts(processor, speech)
     trainer = HasrdCTCTrainer(

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 from presets import parse_with_preset
-from training_speech import ValidatedSpeechArguments, load_speech
+from training_speech import ResumableArguments, ValidatedSpeechArguments
 from transformers import AutoTokenizer, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
@@ -76,7 +76,7 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments(ValidatedSpeechArguments):
+class RecipeArguments(ValidatedSpeechArguments, ResumableArguments):
     dataset: list[str] = field(
         default_factory=list, metadata={"help": "Corpora with transcripts, see processing/corpora.py."}
     )
@@ -101,6 +101,9 @@ class RecipeArguments(ValidatedSpeechArguments):
     )
     speeds: list[float] = field(
         default_factory=lambda: [1.0, 0.9, 1.1], metadata={"help": '"using factor 0.9 and 1.1"'}
+    )
+    max_validation_rows: int | None = field(
+        default=None, metadata={"help": "Validate on so many rows of each task, all if not given."}
     )
     lora: bool = field(
         default=False,
@@ -139,8 +142,7 @@ def load_sequences(
     speeds = recipe.speeds if split == "train" else [1.0]
     parts = []
     for task, sources in recipe.sources.items():
-        description = {"corpora": sources, "split": split, "max_seconds": recipe.max_seconds}
-        speech = load_speech(recipe, split, sources)
+        description, speech = recipe.describe(split, sources), recipe.load(split, sources)
         units = extract_units(speech, processor, cache / f"{task}_{split}", description, speeds)
         parts.append(make_sequences(units, processor, max_tokens, task, prompted=len(recipe.sources) > 1))
     if split != "train" or not recipe.task_weights:

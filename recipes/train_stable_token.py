@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset, IterableDataset
 from presets import parse_with_preset
-from training_speech import SpeechArguments
+from training_speech import ResumableArguments, SpeechArguments
 from transformers import AutoTokenizer, set_seed
 
 from clearspeech.modeling.modeling_stable_token import StableTokenForConditionalGeneration
@@ -54,7 +54,7 @@ PRESETS = {
 
 
 @dataclass
-class RecipeArguments(SpeechArguments):
+class RecipeArguments(SpeechArguments, ResumableArguments):
     preset: str = field(default="paper", metadata={"help": "Set of defaults.", "choices": list(PRESETS)})
     base_model: str = field(default="openai/whisper-large-v3", metadata={"help": "Whisper folder or Hub id."})
     num_voters: int = field(default=5, metadata={"help": '"N = 5"'})
@@ -65,7 +65,6 @@ class RecipeArguments(SpeechArguments):
     noise_aware: bool = field(default=True, metadata={"help": "False trains on clean speech only."})
     decoded: bool = field(default=False, metadata={"help": "Decode all audio once, into memory-mapped arrays."})
     shuffle_buffer: int = field(default=500, metadata={"help": "Rows of a stream among which the next is drawn."})
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[RecipeArguments, StableTokenTrainingArguments]:

@@ -215,6 +215,8 @@ def test_speech_without_noise_or_corpora_alike_are_refused(recipe, model, tiny_p
         recipe.main(["--model", folder, *corpora[:2], "--device", "cpu"])
     with pytest.raises(ValueError, match="--dataset or --pairs; got neither"):
         recipe.main(["--model", folder])
+    with pytest.raises(ValueError, match="cannot tell apart"):
+        recipe.main(["--model", folder, *corpora[:2], "--pairs", corpora[1]])
 
 
 def test_a_control_without_codes_is_refused(recipe, model, tiny_processor, corpora, tmp_path):

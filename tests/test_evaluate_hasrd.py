@@ -13,6 +13,7 @@ from tiny_hasrd import make_hasrd
 
 from clearspeech.processing.feature_extraction_best_rq import BestRQFeatureExtractor
 from clearspeech.trainers.codec_metrics import mel_distance
+from clearspeech.trainers.evaluation import open_short
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_loudness_is_not_counted(recipe, model_folder, corpus_folder):
     """What is measured is at one level, whatever that of the recording."""
     model, extractor = recipe.load_model(model_folder, "cpu")
     args = recipe.EvaluationArguments(model=model_folder, dataset=[corpus_folder], num_spectrograms=1)
-    corpus = recipe.open_short(corpus_folder, "test", 30.0, 2)
+    corpus = open_short(corpus_folder, "test", 30.0, 2)
     rows = [dict(row, audio=np.asarray(row["audio"], dtype=np.float32)) for row in corpus]
     loud, quiet = ([dict(row, audio=scale * row["audio"]) for row in rows] for scale in (1.0, 0.1))
     (of_loud, _), (of_quiet, drawn) = (
@@ -130,7 +131,7 @@ def test_tokens_of_windows_are_held_against_those_of_one_pass(recipe, model_fold
 def test_the_mel_distance_is_the_mean_over_utterances(recipe, model_folder, corpus_folder):
     model, extractor = recipe.load_model(model_folder, "cpu")
     args = recipe.EvaluationArguments(model=model_folder, dataset=[corpus_folder], measures=["mel_distance"])
-    corpus = recipe.open_short(corpus_folder, "test", 30.0, 2)
+    corpus = open_short(corpus_folder, "test", 30.0, 2)
     figures, drawn = recipe.measure(model, extractor, corpus, args, None)
     expected = [float(mel_distance(each["all"][None], each["input"][None])) for each in drawn]
     assert figures["mel_distance"] == pytest.approx(np.mean(expected), rel=1e-5) and len(drawn) == 2

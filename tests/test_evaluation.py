@@ -253,29 +253,6 @@ def test_corpora_that_tables_cannot_tell_apart_are_refused(recipes, tiny_folder)
         main(["--model", str(tiny_folder), "--dataset", "embedded", "embedded"])
 
 
-def test_hub_configurations_have_labels_of_their_own(recipes):
-    from measured_speech import corpus_label
-
-    assert corpus_label("google/fleurs:en_us") == "fleurs-en_us"
-    assert corpus_label("digit_strings:somewhere/spoken_digits:40") == "digit_strings"
-
-
-@pytest.mark.parametrize(
-    ("source", "label"),
-    [
-        ("JacobLinCool/VoiceBank-DEMAND-16k:../data/DS_10283_2791/", "VoiceBank-DEMAND-16k-DS_10283_2791"),
-        ("voicebank_demand:../data/DS_10283_2791:28spk", "DS_10283_2791-28spk"),
-        ("voicebank_demand:../data/DS_10283_2791", "DS_10283_2791"),
-        ("chime4:/data/CHiME4:real", "CHiME4-real"),
-        ("../data/alphanumeric@verbalised", "alphanumeric"),
-    ],
-)
-def test_labels_of_corpora_can_be_parts_of_file_names(recipes, source, label):
-    from measured_speech import corpus_label
-
-    assert corpus_label(source) == label
-
-
 def test_audio_beyond_the_window_is_transcribed_in_pieces(tiny_model, tiny_processor, make_speech):
     parts = (tiny_model, tiny_processor.feature_extractor, tiny_processor.tokenizer)
     window = tiny_model.config.max_source_positions * 2 * 160  # samples

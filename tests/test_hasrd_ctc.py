@@ -293,7 +293,7 @@ def test_a_hasrd_whose_semantic_book_is_not_fitted_is_refused(inputs):
 def test_the_paper_is_the_default():
     with torch.device("meta"):
         model = HasrdForCTC(HasrdCTCConfig())
-    layers = [*model.lstm.onward, *model.lstm.back]
+    layers = [*model.lstm.forward_layers, *model.lstm.backward_layers]
     assert [(each.input_size, each.hidden_size) for each in layers] == 2 * [(768, 1024), (2048, 1024)]
     assert model.config.representation == "semantic"
     assert model.config.speech_config.semantic_layer == 8

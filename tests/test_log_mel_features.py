@@ -24,9 +24,11 @@ def test_half_precision_autocast_does_not_reach_the_energies(extractor_class, ma
         np.testing.assert_array_equal(features_of(extractor, speech), expected)
 
 
-@CLASSES
-def test_reads_its_own_file_with_its_statistics(extractor_class, make_speech, tmp_path):
-    ours = extractor_class(num_mel_bins=40, normalization="global").fit([make_speech(8000)])
+@pytest.mark.parametrize(
+    ("extractor_class", "options"), [(BestRQFeatureExtractor, {}), (FactoredASRFeatureExtractor, {"stack": 2})]
+)
+def test_reads_its_own_file_with_its_statistics(extractor_class, options, make_speech, tmp_path):
+    ours = extractor_class(num_mel_bins=40, normalization="global", **options).fit([make_speech(8000)])
     ours.save_pretrained(tmp_path)
     for again in (extractor_class.from_pretrained(tmp_path), AutoFeatureExtractor.from_pretrained(tmp_path)):
         assert type(again) is extractor_class and again.to_dict() == ours.to_dict()

@@ -10,7 +10,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 from clearspeech.modeling.modeling_best_rq import BestRQModel
 from clearspeech.processing.audio_reading import UnreadableAudioError
-from clearspeech.processing.untranscribed_corpora import load_speech
+from clearspeech.processing.untranscribed_corpora import load_untranscribed
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_a_resumed_run_keeps_its_statistics(recipe, flags, tmp_path, monkeypatch
 
 
 def test_all_speech_is_read_whatever_its_text(folders):
-    speech = load_speech([*folders, "embedded"], "train")
+    speech = load_untranscribed([*folders, "embedded"], "train")
     assert speech.column_names == ["audio"] and len(speech) > 6
     assert [len(speech[row]["audio"]) for row in range(6)] == [4800, 6400, 8000, 9600, 8000, 8000]
     assert speech[0]["audio"].dtype == "float32" and len(speech[len(speech) - 1]["audio"]) > 400
@@ -95,14 +95,14 @@ def test_all_speech_is_read_whatever_its_text(folders):
 def test_an_unreadable_file_is_named_or_left_out(folders):
     Path(folders[1], "train", "1.wav").write_bytes(b"noise")
     with pytest.raises(UnreadableAudioError, match="1.wav"):
-        load_speech(folders, "train")[5]
-    assert len(load_speech(folders, "train", on_error="skip")) == 5
+        load_untranscribed(folders, "train")[5]
+    assert len(load_untranscribed(folders, "train", on_error="skip")) == 5
 
 
 @pytest.mark.parametrize("sources", [[], "embedded"])
 def test_sources_are_a_list(sources):
     with pytest.raises(ValueError, match="a list of at least one corpus"):
-        load_speech(sources, "train")
+        load_untranscribed(sources, "train")
 
 
 def test_the_paper_is_the_default(recipe):

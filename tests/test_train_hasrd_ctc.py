@@ -12,6 +12,7 @@ from transformers import AutoModelForCTC, pipeline
 from clearspeech.processing.loudness import bring_to_level
 from clearspeech.processing.processing_factored_asr import FactoredASRProcessor
 from clearspeech.trainers.bootstrap import WordErrors
+from clearspeech.trainers.evaluation import open_short
 
 TEXTS = {
     "train": ["one two", "Two 3", "three one", "one one two", "two", "three"],
@@ -157,7 +158,7 @@ def test_what_a_codec_has_made_of_the_speech_is_measured_by_books(
     rates = ("wer", "cer", "wer_low", "wer_high")
     assert list(results["speech"]) == [f"{rate}/{name}" for name in ("all", "semantic", "2") for rate in rates]
     codec, extractor = evaluation.load_codec(hasrd_folder, "cpu")
-    speech = evaluation.open_short(speech_folder, "test", 30.0, None)
+    speech = open_short(speech_folder, "test", 30.0, None)
     for books, heard in zip((None, [0], [0, 1]), seen, strict=True):
         for row, made in zip(speech, heard, strict=True):
             levelled = bring_to_level(row["audio"]).numpy()

@@ -5,7 +5,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,9 +29,20 @@ STATE_COLUMNS = Features(name=Value("string"), states=Value("binary"))
 UNIT_COLUMNS = dict(units=List(Value("int32")), num_samples=Value("int64"), speed=Value("float32"))
 
 
+class ClusteredEncoder(Protocol):
+    """What gives states to be clustered: a `KMeansTokenizerModel`, or whatever has the same."""
+
+    config: Any  # `layer` and `encoder_config`
+    encoder: PreTrainedModel
+    device: torch.device
+
+    def features(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """States `(batch, frames, dim)` and their mask `(batch, frames)`."""
+
+
 def extract_features(
     corpus: Dataset,
-    model: PreTrainedModel,
+    model: ClusteredEncoder,
     feature_extractor: SequenceFeatureExtractor,
     folder: str | Path,
     description: dict[str, Any],
