@@ -159,7 +159,7 @@ def finish(panel: Axes, title: str, across: str, up: str) -> None:
     panel.set_title(title, loc="left", fontsize=10)
     panel.set_xlabel(across)
     panel.set_ylabel(up)
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0.0, 1.06 * panel.dataLim.ymax)  # with room for the highest marker
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize=8)

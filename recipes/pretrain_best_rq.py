@@ -10,7 +10,7 @@ is that of its reference [29], SpeechBrain's BEST-RQ:
 
 Table 3's other normalization is `--normalization global`; the wider encoder of HASRD (BestRQ+) `--hidden_size 768`.
 Any speech will do, with transcripts or without, in any of the forms of processing/corpora.py. On two CPU cores
-(about an hour):
+(about 25 minutes):
 
     accelerate launch --cpu recipes/pretrain_best_rq.py --preset mini --dataset embedded \\
         --output_dir outputs/mini_best_rq

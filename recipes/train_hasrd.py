@@ -14,7 +14,7 @@ on the 100h train-clean-100 subset for 30K iterations"):
     accelerate launch recipes/train_hasrd.py --bf16 --encoder fbank_sepconv --max_steps 30000 \\
         --dataset ../librispeech/train-clean-100 --output_dir outputs/codec_sepconv
 
-The Hub's `openslr/librispeech_asr:clean` has train-clean-360 as well. On two CPU cores (about 40 minutes; sizes of the
+The Hub's `openslr/librispeech_asr:clean` has train-clean-360 as well. On two CPU cores (about an hour; sizes of the
 encoder and decoder are those of the folder):
 
     accelerate launch --cpu recipes/train_hasrd.py --preset mini --model outputs/mini_hasrd_fitted \\
@@ -53,7 +53,7 @@ PRESETS = {
         source_seconds=3.072,
         max_seconds=10.0,
         max_validation_rows=32,
-        max_steps=4000,
+        max_steps=3000,
         learning_rate=5e-4,
         learning_rate_decay=0.9997,
         discriminator_periods=[2, 3, 5, 7, 11],
