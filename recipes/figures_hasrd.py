@@ -162,4 +162,4 @@ def finish(panel: Axes, title: str, across: str, up: str) -> None:
     panel.set_ylim(0.0, 1.06 * panel.dataLim.ymax)  # with room for the highest marker
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(facecolor="white", edgecolor="none", framealpha=0.9, fontsize=8)
