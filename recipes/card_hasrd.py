@@ -82,8 +82,9 @@ def setting(results: Results) -> str:
     commands = "\n".join(run.command for run in shown.values())
     return (
         "\n".join(lines) + f"\n\nMeasured with torch {machine['torch']}, transformers {machine['transformers']}, "
-        f"{machine['device']}; one training of each. The paper's: 62 to 142 M parameters, 960 hours of "
-        f"LibriSpeech. The figures of the two are not comparable, their order is.\n\n```\n{commands}\n```\n"
+        f"{machine['device']}; one training of each. Steps: see `mini` below, unless a command names others. The "
+        "paper's: 62 to 142 M parameters, 960 hours of LibriSpeech. Their figures cannot be compared with ours; what "
+        f"can is the order of rows, and where ours is another the text says so.\n\n```\n{commands}\n```\n"
     )
 
 

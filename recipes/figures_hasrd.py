@@ -136,7 +136,8 @@ def draw_bars(panel: Axes, bars: Mapping[str, tuple[float, float, float]], title
         panel.bar(place, value, 0.7, color=COLOURS[place])
         panel.vlines(place, low, high, color="black", linewidth=1.2)
         style = dict(ha="center", va="bottom", fontsize=8)
-        panel.annotate(f"{value:.2f}", (place, max(high, 0.0)), (0, 2), textcoords="offset points", **style)
+        number = f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+        panel.annotate(number, (place, max(high, 0.0)), (0, 2), textcoords="offset points", **style)
     panel.set_xticks(range(len(bars)), list(bars), fontsize=9)
     panel.axhline(0.0, color="black", linewidth=0.8)
     panel.set_title(title, loc="left", fontsize=10)
@@ -162,4 +163,5 @@ def finish(panel: Axes, title: str, across: str, up: str) -> None:
     panel.set_ylim(0.0, 1.06 * panel.dataLim.ymax)  # with room for the highest marker
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(facecolor="white", edgecolor="none", framealpha=0.9, fontsize=8)
+    num_columns = 1 if len(panel.get_legend_handles_labels()[0]) <= 3 else 2  # all curves are above it
+    panel.legend(loc="lower left", ncols=num_columns, frameon=False, fontsize=8)

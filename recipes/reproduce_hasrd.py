@@ -34,7 +34,8 @@ training, is left out and named; all the rest goes on. Pictures go to `--figures
 the card.
 
 Hardware: one CPU core per job; 2 encoders (22 minutes each), 2 codecs (65 minutes) and 21 recognizers (4
-minutes), about two and a half hours on two cores.
+minutes), about two and a half hours on two cores;
+without the other layers of `global`, as on the card, two.
 """
 
 import argparse
