@@ -30,8 +30,7 @@ class SpeechArguments:
         `--dataset`, or other sources, in a split, without long utterances. None is streamed: these recipes need their
         length, or all of their transcripts. For the errors see `load_corpora` and `leave_out_long`.
         """
-        sources = self.dataset if sources is None else sources
-        return self.limit(load_corpora(sources, split, on_error=self.on_error, streaming=False), split)
+        return self.limit(load_corpora(sources or self.dataset, split, on_error=self.on_error, streaming=False), split)
 
     def limit(self, speech: Dataset, split: str) -> Dataset:
         """Those utterances of a split that are used."""
